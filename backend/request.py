@@ -1,0 +1,89 @@
+"""One generation job: how to sample, what it is made of, why it stopped, what it cost."""
+
+from __future__ import annotations
+
+import enum
+import math
+
+import msgspec
+
+from backend.errors import InvalidRequestError
+
+MAX_SEED = 2**63 - 1
+MAX_LOGPROBS = 20
+
+
+class FinishReason(str, enum.Enum):
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A user's sampling settings, with every range checked.
+
+    `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 switch those filters off. `logprobs` is the
+    number of alternatives to report besides the sampled token (None: report nothing).
+    `max_tokens` counts generated tokens; None means "as many as fit".
+
+    Raises InvalidRequestError that names the field, the value and the range.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    seed: int | None = None
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        _check("temperature", self.temperature, 0.0, 100.0)
+        _check("top_p", self.top_p, 0.0, 1.0)
+        _check("top_k", self.top_k, 0, 2**31 - 1)
+        _check("min_p", self.min_p, 0.0, 1.0)
+        _check("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
+        _check("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _check("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _check("seed", self.seed, 0, MAX_SEED)
+        _check("max_tokens", self.max_tokens, 1, 2**31 - 1)
+        _check("min_tokens", self.min_tokens, 0, 2**31 - 1)
+        _check("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidRequestError(
+                f"min_tokens {self.min_tokens} is greater than max_tokens {self.max_tokens}",
+                param="min_tokens",
+            )
+
+    @property
+    def is_greedy(self) -> bool:
+        # Below 1e-5 the division by the temperature only adds noise; FastDeploy draws the line
+        # there too, and its users send 0.0001 with top_p 0 to mean "greedy".
+        return self.temperature < 1e-5 or self.top_p < 1e-5 or self.top_k == 1
+
+
+def _check(name: str, value: float | None, low: float, high: float) -> None:
+    if value is None:
+        return
+    if not math.isfinite(value) or not low <= value <= high:
+        raise InvalidRequestError(f"{name} is {value}; it must be in [{low}, {high}]", param=name)
+
+
+class Usage(msgspec.Struct, omit_defaults=True):
+    """Token counts of one request. `prompt_tokens` includes media tokens and cached ones."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    image_tokens: int = 0
+    video_tokens: int = 0
+    reasoning_tokens: int = 0

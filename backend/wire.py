@@ -1,0 +1,309 @@
+"""What crosses a process border, as typed JSON: REQUEST → EngineRequest → EngineOutput → EVENT.
+
+    client ──REQUEST, MEDIA──▶ multimodal_preprocessor
+           ──EngineRequest, PROMPT_IDS, POSITIONS──▶ ernie_engine
+           ──EngineOutput (one or more)──▶ response_postprocessor ──EVENT──▶ client
+
+JSON travels between the models as a UINT8 tensor and towards clients as BYTES[1]. Unknown fields
+are ignored everywhere, so that an older part can talk to a newer one. Pixels do not travel as a
+tensor: the preprocessor writes them to a file in /dev/shm and passes its name (`PixelHandle`).
+
+Decoding raises InvalidRequestError that names the field.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from backend.errors import ErrorInfo, InvalidRequestError
+from backend.request import FinishReason, SamplingParams, Usage
+
+MEDIA_URL_PREFIX = "media:"
+"""`media:3` as a part's URL means element 3 of the MEDIA input."""
+
+Kind = Literal["image", "video"]
+
+
+# ---- REQUEST: an OpenAI-style body, with base64 media moved out to MEDIA ------------------------
+
+
+class MediaURL(msgspec.Struct, omit_defaults=True):
+    """`image_url` / `video_url` of a content part. The last five apply to videos only."""
+
+    url: str = ""
+    detail: str | None = None
+    fps: float | None = None
+    min_frames: int | None = None
+    max_frames: int | None = None
+    target_frames: int | None = None
+    frames_sample: Literal["leading", "middle", "rand"] | None = None
+
+
+class ContentPart(msgspec.Struct, omit_defaults=True):
+    type: str
+    text: str | None = None
+    image_url: MediaURL | str | None = None
+    video_url: MediaURL | str | None = None
+    uuid: str | None = None
+
+
+class FunctionCall(msgspec.Struct, omit_defaults=True):
+    name: str
+    arguments: str | dict[str, Any] = ""
+
+
+class MessageToolCall(msgspec.Struct, omit_defaults=True):
+    function: FunctionCall
+    id: str | None = None
+    type: str = "function"
+
+
+class Message(msgspec.Struct, omit_defaults=True):
+    role: str
+    content: str | list[ContentPart] | ContentPart | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[MessageToolCall] | None = None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+class FunctionSpec(msgspec.Struct, omit_defaults=True):
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(msgspec.Struct, omit_defaults=True):
+    function: FunctionSpec
+    type: str = "function"
+
+
+class StreamOptions(msgspec.Struct, omit_defaults=True):
+    include_usage: bool = True
+    continuous_usage_stats: bool = False
+
+
+class GenerateRequest(msgspec.Struct, omit_defaults=True):
+    """REQUEST: a chat (`messages`) or a completion (`prompt`), never both."""
+
+    messages: list[Message] | None = None
+    prompt: str | list[int] | None = None
+    model: str = "default"
+    tools: list[Tool] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    min_tokens: int | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[int] | None = None
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    ignore_eos: bool = False
+    logprobs: bool | int | None = None
+    top_logprobs: int | None = None
+    echo: bool = False
+    return_token_ids: bool = False
+    metadata: dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+
+
+# ---- preprocessor → engine ----------------------------------------------------------------------
+
+
+class MediaSpan(msgspec.Struct, frozen=True):
+    """One picture or video in the prompt.
+
+    `offset`/`num_tokens`: its placeholder tokens in PROMPT_IDS. `grid`: patches as (t, h, w).
+    `first_row`: its first row in the pixel file, where it has t·h·w rows.
+    `digest`: hex SHA-256 over its patches, grid and kind, the media part of a block's hash.
+    """
+
+    kind: Kind
+    offset: int
+    num_tokens: int
+    grid: tuple[int, int, int]
+    first_row: int
+    digest: str
+
+
+class PixelHandle(msgspec.Struct, frozen=True):
+    """A file in /dev/shm of uint8 rows [num_rows, row_size], all items' patches in prompt order.
+
+    Made by the preprocessor; opened, then unlinked, by the engine.
+    """
+
+    name: str
+    num_rows: int
+    row_size: int
+
+
+class PostprocessSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the postprocessor must know of a request. The engine carries it unread.
+
+    `prompt_opens_reasoning`: the prompt ended inside a thinking section: the output starts there.
+    `parse_output`: split reasoning and tool calls (chat); False leaves plain text (completions).
+    """
+
+    stream: bool = True
+    parse_output: bool = True
+    prompt_opens_reasoning: bool = False
+    has_tools: bool = False
+    stop: tuple[str, ...] = ()
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    return_token_ids: bool = False
+    prompt_token_ids: tuple[int, ...] | None = None
+    echo_text: str = ""
+
+
+class EngineRequest(msgspec.Struct, omit_defaults=True):
+    """One call of `ernie_engine`.
+
+    op `generate` starts a request, `stop` ends the one(s) with `request_id`, `stats` asks for the
+    engine's state. `error` is a failure of the preprocessor on its way to the client.
+    `stream_key` is unique even when clients reuse request ids. `collect`: answer with exactly one
+    EngineOutput at the end. `acknowledged`: a postprocessor acknowledges outputs (credits).
+    """
+
+    op: Literal["generate", "stop", "stats", "error"] = "generate"
+    stream_key: str = ""
+    request_id: str = ""
+    collect: bool = False
+    acknowledged: bool = False
+    sampling: SamplingParams = msgspec.field(default_factory=SamplingParams)
+    media: tuple[MediaSpan, ...] = ()
+    pixels: PixelHandle | None = None
+    post: PostprocessSpec | None = None
+    error: ErrorInfo | None = None
+
+
+# ---- engine → postprocessor ---------------------------------------------------------------------
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """Natural-log probability of a token; `top` holds the most likely (token id, logprob) pairs."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Credit(msgspec.Struct, frozen=True):
+    """Where to acknowledge outputs: an int64 counter, element `slot` of a file in /dev/shm."""
+
+    name: str
+    slot: int
+
+
+class EngineOutput(msgspec.Struct, omit_defaults=True):
+    """New tokens of one stream. `seq` counts a stream's outputs from 0.
+
+    `post` and `credit` come with the first output only. `finish_reason` or `error` marks the last,
+    which also carries `usage`. The stop token itself is counted but not in `token_ids`.
+    """
+
+    stream_key: str
+    seq: int
+    request_id: str = ""
+    token_ids: list[int] = msgspec.field(default_factory=list)
+    logprobs: list[TokenLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    stop_token_id: int | None = None
+    usage: Usage | None = None
+    error: ErrorInfo | None = None
+    post: PostprocessSpec | None = None
+    credit: Credit | None = None
+    stats: dict[str, Any] | None = None
+
+    @property
+    def is_last(self) -> bool:
+        return self.finish_reason is not None or self.error is not None
+
+
+# ---- EVENT: postprocessor → client --------------------------------------------------------------
+
+
+class ToolCallDelta(msgspec.Struct, omit_defaults=True):
+    """First delta of a call: index, id and name; later ones: index and more `arguments` text."""
+
+    index: int
+    id: str | None = None
+    name: str | None = None
+    arguments: str = ""
+
+
+class Delta(msgspec.Struct, omit_defaults=True):
+    reasoning: str = ""
+    content: str = ""
+    tool_calls: list[ToolCallDelta] = msgspec.field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.reasoning or self.content or self.tool_calls)
+
+
+class EventTopLogprob(msgspec.Struct, frozen=True):
+    token: str
+    logprob: float
+    token_id: int
+    bytes: tuple[int, ...] | None = None
+
+
+class EventLogprob(msgspec.Struct, frozen=True):
+    """One generated token's logprob with its text (U+FFFD where bytes are not whole characters)."""
+
+    token: str
+    logprob: float
+    token_id: int
+    bytes: tuple[int, ...] | None = None
+    top: tuple[EventTopLogprob, ...] = ()
+
+
+class Event(msgspec.Struct, omit_defaults=True):
+    """EVENT. The last one of a stream has `finish_reason` and `usage`, or `error`."""
+
+    seq: int
+    delta: Delta = msgspec.field(default_factory=Delta)
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
+    logprobs: list[EventLogprob] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    usage: Usage | None = None
+    error: ErrorInfo | None = None
+
+    @property
+    def is_last(self) -> bool:
+        return self.finish_reason is not None or self.error is not None
+
+
+T = TypeVar("T")
+
+
+def encode(message: msgspec.Struct) -> bytes:
+    return msgspec.json.encode(message)
+
+
+def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:
+    """Decode JSON into `kind`. Raises InvalidRequestError naming the offending field."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        param = path.rstrip("`").lstrip(".") or None
+        where = f"{param}: " if param else ""
+        raise InvalidRequestError(f"{where}{message}", param=param) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise InvalidRequestError("the body is not valid JSON", code="invalid_json") from None
