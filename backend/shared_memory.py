@@ -1,0 +1,230 @@
+"""Files in /dev/shm that two processes of one server share: pixels, and acknowledgement counters.
+
+    ernie-pixels-<pid>-<16 hex>    uint8 patch rows: made by the preprocessor, unlinked by the
+                                   engine the moment it opens them
+    ernie-credit-<pid>-<16 hex>    int64 counters: made by the engine's stub, written by the
+                                   postprocessor, removed with the stub
+
+`<pid>` is the maker. Names arrive inside messages, and a raw Triton client can write such a
+message: a name that has not exactly this form is refused, links are not followed, files are 0600.
+`sweep` removes what processes that died in between left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import re
+import secrets
+import stat
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import InternalError, InvalidRequestError, OverloadedError
+from backend.wire import PixelHandle
+
+FOLDER = Path("/dev/shm")  # noqa: S108
+MAX_PIXELS_AGE_S = 60.0
+"""A pixel file is opened within milliseconds. One this old belongs to a request that was given up
+between the preprocessor and the engine."""
+
+_NAME = re.compile(r"ernie-(pixels|credit)-(\d{1,10})-[0-9a-f]{16}")
+
+
+def write_pixels(pixels: npt.NDArray[np.uint8]) -> PixelHandle:
+    """Write patch rows, uint8 [num_rows, row_size], to a new file.
+
+    Raises OverloadedError when /dev/shm is full.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 2:
+        raise InternalError(
+            f"pixels are {pixels.dtype} {pixels.shape}, expected uint8 [rows, size]"
+        )
+    num_rows, row_size = pixels.shape
+    name = _new_name("pixels")
+    descriptor = _create(name)
+    try:
+        _reserve(descriptor, pixels.size)
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(np.ascontiguousarray(pixels).data)
+    except OSError:
+        _unlink(name)
+        raise OverloadedError(
+            f"no room in shared memory for {pixels.size} bytes of pixels", retry_after_s=1.0
+        ) from None
+    finally:
+        os.close(descriptor)
+    return PixelHandle(name=name, num_rows=num_rows, row_size=row_size)
+
+
+def read_pixels(handle: PixelHandle) -> npt.NDArray[np.uint8]:
+    """Map a pixel file, read-only uint8 [num_rows, row_size], and unlink it.
+
+    Raises InvalidRequestError when the name, the owner or the size is not right.
+    """
+    path = _path(handle.name, "pixels")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        raise InvalidRequestError(f"pixels {handle.name} are gone", param="pixels") from None
+    try:
+        _check_owner(descriptor, handle.name)
+        _unlink(handle.name)
+        size = os.fstat(descriptor).st_size
+        if min(handle.num_rows, handle.row_size) < 1 or size != handle.num_rows * handle.row_size:
+            raise InvalidRequestError(
+                f"pixels {handle.name} have {size} bytes, expected {handle.num_rows} rows of "
+                f"{handle.row_size}",
+                param="pixels",
+            )
+        data = mmap.mmap(descriptor, size, access=mmap.ACCESS_READ)
+    finally:
+        os.close(descriptor)
+    return np.frombuffer(data, dtype=np.uint8).reshape(handle.num_rows, handle.row_size)
+
+
+def discard_pixels(handle: PixelHandle | None) -> None:
+    """Remove the pixels of a request that will not reach the engine. Never raises."""
+    if handle is not None and _kind(handle.name) == "pixels":
+        _unlink(handle.name)
+
+
+class CreditFile:
+    """Int64 counters in one file, one per stream: how many outputs were acknowledged so far.
+
+    A counter only ever grows and has one writer, the postprocessor; the engine's stub compares it
+    with where it stood when the stream began. Aligned 8-byte reads and writes are atomic.
+    """
+
+    def __init__(self, name: str, descriptor: int, is_owner: bool) -> None:
+        self.name = name
+        self.num_slots = os.fstat(descriptor).st_size // 8
+        self._is_owner = is_owner
+        self._map = mmap.mmap(descriptor, self.num_slots * 8)
+        self._counters = memoryview(self._map).cast("q")
+
+    @classmethod
+    def create(cls, num_slots: int) -> CreditFile:
+        """A new file of zeros. Raises OverloadedError when /dev/shm is full."""
+        name = _new_name("credit")
+        descriptor = _create(name)
+        try:
+            _reserve(descriptor, num_slots * 8)
+            return cls(name, descriptor, is_owner=True)
+        except OSError:
+            _unlink(name)
+            raise OverloadedError("no room in shared memory for stream counters") from None
+        finally:
+            os.close(descriptor)
+
+    @classmethod
+    def open(cls, name: str) -> CreditFile:
+        """Someone else's file. Raises InvalidRequestError when the name or the owner is wrong."""
+        try:
+            descriptor = os.open(_path(name, "credit"), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            raise InvalidRequestError(f"stream counters {name} are gone", param="credit") from None
+        try:
+            _check_owner(descriptor, name)
+            return cls(name, descriptor, is_owner=False)
+        except ValueError:
+            raise InvalidRequestError(f"stream counters {name} are empty", param="credit") from None
+        finally:
+            os.close(descriptor)
+
+    def count(self, slot: int) -> int:
+        return self._counters[slot]
+
+    def bump(self, slot: int) -> None:
+        """Acknowledge one output. A slot that does not exist is ignored."""
+        if 0 <= slot < self.num_slots:
+            self._counters[slot] += 1
+
+    def close(self) -> None:
+        """Unmap; the process that created the file also removes it."""
+        self._counters.release()
+        self._map.close()
+        if self._is_owner:
+            _unlink(self.name)
+
+
+def sweep() -> list[str]:
+    """Remove files whose maker is dead, and pixels nobody fetched. Returns their names."""
+    removed = []
+    for path in FOLDER.glob("ernie-*"):
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            continue
+        try:
+            status = path.lstat()
+        except OSError:
+            continue
+        if status.st_uid != os.geteuid():
+            continue
+        is_stale = match[1] == "pixels" and time.time() - status.st_mtime > MAX_PIXELS_AGE_S
+        if is_stale or not _was_made_by(int(match[2]), status.st_mtime):
+            _unlink(path.name)
+            removed.append(path.name)
+    return removed
+
+
+def _new_name(kind: str) -> str:
+    return f"ernie-{kind}-{os.getpid()}-{secrets.token_hex(8)}"
+
+
+def _kind(name: str) -> str | None:
+    match = _NAME.fullmatch(name)
+    return match[1] if match else None
+
+
+def _path(name: str, kind: str) -> Path:
+    if _kind(name) != kind:
+        raise InvalidRequestError(f"{name[:64]!r} is not the name of {kind} in shared memory")
+    return FOLDER / name
+
+
+def _create(name: str) -> int:
+    flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(FOLDER / name, flags, 0o600)
+    except OSError:
+        raise OverloadedError(f"cannot create {name} in shared memory") from None
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    # Writing to a mapped page that the full tmpfs cannot supply kills by SIGBUS; this raises.
+    if size:
+        os.posix_fallocate(descriptor, 0, size)
+
+
+def _check_owner(descriptor: int, name: str) -> None:
+    status = os.fstat(descriptor)
+    if status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
+        raise InvalidRequestError(f"{name} does not belong to this server")
+
+
+def _unlink(name: str) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(FOLDER / name)
+
+
+def _was_made_by(pid: int, made_at: float) -> bool:
+    """Whether `pid` lives and is old enough to have made a file then: pids are reused.
+
+    /dev/shm outlives a container's restart on Kubernetes, where pids start from 1 again.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        booted = next(
+            int(line.split()[1])
+            for line in Path("/proc/stat").read_text().splitlines()
+            if line.startswith("btime ")
+        )
+    except (OSError, StopIteration, IndexError, ValueError):
+        return False
+    started = booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return started < made_at + 2.0  # btime has a resolution of a second
