@@ -1,0 +1,63 @@
+"""Sampler: a row of logits and a request's state → its next token."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.errors import InternalError
+from backend.sampler.candidates import select_candidates
+from backend.sampler.keys import uniform
+from backend.sampler.logprobs import token_logprob
+from backend.sampler.penalties import adjust, has_adjustments
+from backend.sampler.state import SamplingState
+from backend.wire import TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class SampledToken:
+    token_id: int
+    logprob: TokenLogprob | None = None
+
+
+class Sampler:
+    """Stateless: the same logits and states give the same tokens."""
+
+    def sample(
+        self, logits: NDArray[np.float32], states: Sequence[SamplingState]
+    ) -> list[SampledToken | InternalError]:
+        """One result per row of float32 logits [R, V]; a bad row fails alone."""
+        return [self._sample_row(row, state) for row, state in zip(logits, states, strict=True)]
+
+    def _sample_row(
+        self, logits: NDArray[np.float32], state: SamplingState
+    ) -> SampledToken | InternalError:
+        # -inf is a mask and legal; NaN, +inf and a row of nothing but -inf all end up in the
+        # maximum.
+        adjusted = logits
+        if has_adjustments(state):
+            adjusted = logits.copy()
+            adjust(adjusted, state)
+        if not (math.isfinite(logits.max()) and math.isfinite(adjusted.max())):
+            return InternalError(
+                f"the model's logits for token {state.position} are not finite",
+                code="numerical_error",
+            )
+        token_id = self._choose(adjusted, state)
+        if state.params.logprobs is None:
+            return SampledToken(token_id)
+        return SampledToken(token_id, token_logprob(logits, token_id, state.params.logprobs))
+
+    def _choose(self, logits: NDArray[np.float32], state: SamplingState) -> int:
+        if state.params.is_greedy:
+            return int(np.argmax(logits))
+        ids, weights = select_candidates(logits, state.params)
+        cumulative = np.cumsum(weights)
+        total = float(cumulative[-1])
+        # Strictly below the total, so that the first larger sum exists and its weight is not 0.
+        target = min(uniform(state.key, state.position) * total, math.nextafter(total, 0.0))
+        return int(ids[np.searchsorted(cumulative, target, side="right")])
