@@ -8,10 +8,13 @@ those of transformers' and FastDeploy's configuration classes, for keys that fil
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.config.keys import Keys, read_json_object
+from backend.config.media_tokens import MediaTokenIds, media_token_ids, read_added_tokens
 from backend.errors import CheckpointError
 
 DENSE_ARCHITECTURES = ("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM")
@@ -20,6 +23,14 @@ VL_ARCHITECTURES = (
     "Ernie4_5_VLMoeForConditionalGeneration",
     "Ernie4_5_VLForConditionalGeneration",
 )
+
+_COMPUTED = {
+    "hidden_act": "silu",
+    "use_rmsnorm": True,
+    "compression_ratio": 1.0,
+    "moe_norm_gate_logits": True,
+}
+"""What every served model computes; a config.json that asks for something else is refused."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,8 @@ class ModelConfig:
 
     `rope_sections` counts the rotary pairs that take their position from (H, W, T); their sum is
     head_dim / 2. `image_token_id` is the placeholder of both pictures and videos in Paddle
-    checkpoints; converted ones use `video_token_id` for videos.
+    checkpoints; converted ones use `video_token_id` for videos. `vision_boundary_token_ids` are
+    those of image start, image end, video start, video end. Text-only models have -1 and ().
     """
 
     architecture: str
@@ -110,86 +122,117 @@ class ModelConfig:
 
 
 def load_model_config(folder: Path) -> ModelConfig:
-    """Read `folder`/config.json. Raises CheckpointError naming the file, the key and the value."""
+    """Read `folder`/config.json, and added_tokens.json beside it for ids that it leaves out.
+
+    Raises CheckpointError naming the file, the key, the value and what was expected.
+    """
     path = folder / "config.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} does not exist: {folder} is not a model folder") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {type(raw).__name__}")
-    return parse_model_config(raw, str(path))
+    raw = read_json_object(path)
+    if raw is None:
+        raise CheckpointError(f"{path} does not exist: {folder} is not a model folder")
+    added_path = folder / "added_tokens.json"
+    added = read_added_tokens(added_path)
+    config = parse_model_config(raw, str(path), added)
+    for name, token_id in added.items():
+        if token_id >= config.vocab_size:
+            raise CheckpointError(
+                f"{added_path}: {name} has id {token_id}, beyond vocab_size {config.vocab_size} "
+                f"of {path}; expected a tokenizer of the same model"
+            )
+    return config
 
 
-def parse_model_config(raw: dict[str, Any], where: str) -> ModelConfig:
-    """Build a ModelConfig from a parsed config.json; `where` starts every error message."""
-    names = raw.get("architectures") or [None]
-    architecture = names[0]
-    known = DENSE_ARCHITECTURES + MOE_ARCHITECTURES + VL_ARCHITECTURES
-    if architecture not in known:
-        raise CheckpointError(
-            f"{where}: architecture {architecture!r} is not served; known: {', '.join(known)}"
-        )
+def parse_model_config(
+    raw: Mapping[str, Any], where: str, token_ids: Mapping[str, int] | None = None
+) -> ModelConfig:
+    """Build a ModelConfig from a parsed config.json; `where` starts every error message.
+
+    `token_ids` are the tokenizer's added tokens by name. Raises CheckpointError.
+    """
+    architecture = _architecture(raw, where)
     is_vl = architecture in VL_ARCHITECTURES
-    text = _Keys({**raw, **raw.get("text_config", {})}, where)
+    top = Keys(raw, where)
+    text = Keys({**raw, **top.mapping("text_config")}, where)
+    _check_computed(text)
+    vocab_size = text.integer("vocab_size")
     hidden_size = text.integer("hidden_size")
-    num_heads = text.integer("num_attention_heads")
-    head_dim = text.integer("head_dim", hidden_size // num_heads)
-    num_kv_heads = text.integer("num_key_value_heads", num_heads)
     num_layers = text.integer("num_hidden_layers")
+    num_heads = text.integer("num_attention_heads")
+    num_kv_heads = text.integer("num_key_value_heads", num_heads)
     if num_heads % num_kv_heads:
-        raise CheckpointError(
-            f"{where}: num_attention_heads {num_heads} is not a multiple of "
-            f"num_key_value_heads {num_kv_heads}"
-        )
+        raise text.fail("num_attention_heads", f"a multiple of num_key_value_heads {num_kv_heads}")
+    head_dim = text.integer("head_dim", max(1, hidden_size // num_heads))
     if head_dim % 2:
-        raise CheckpointError(f"{where}: head_dim {head_dim} is odd; rotary embedding needs pairs")
-    has_experts = architecture not in DENSE_ARCHITECTURES
-    rope = text.mapping("rope_parameters")
+        raise CheckpointError(f"{where}: head_dim is {head_dim}; rotary embedding needs pairs")
+    tokens = media_token_ids(top, vocab_size, token_ids or {}) if is_vl else MediaTokenIds()
     return ModelConfig(
         architecture=architecture,
-        vocab_size=text.integer("vocab_size"),
+        vocab_size=vocab_size,
         hidden_size=hidden_size,
         intermediate_size=text.integer("intermediate_size"),
         num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        rms_norm_eps=text.number("rms_norm_eps", 1e-5),
-        rope_theta=float(rope.get("rope_theta") or text.number("rope_theta", 500000.0)),
+        rms_norm_eps=text.positive_number("rms_norm_eps", 1e-5),
+        rope_theta=_rope_theta(text),
         max_position_embeddings=text.integer("max_position_embeddings", 131072),
-        tie_word_embeddings=bool(
-            raw.get("tie_word_embeddings", text.get("tie_word_embeddings", True))
+        tie_word_embeddings=top.boolean(
+            "tie_word_embeddings", text.boolean("tie_word_embeddings", True)
         ),
-        use_bias=bool(text.get("use_bias", False)),
+        use_bias=text.boolean("use_bias", False),
         rope_sections=_rope_sections(text, head_dim, is_vl),
-        moe=_moe_config(text, num_layers, is_vl) if has_experts else None,
-        vision=_vision_config(raw, where) if is_vl else None,
-        image_token_id=_Keys(raw, where).integer("image_token_id", raw.get("im_patch_id", 100295)),
-        video_token_id=_Keys(raw, where).integer("video_token_id", raw.get("im_patch_id", 100295)),
-        vision_boundary_token_ids=tuple(
-            int(raw[key])
-            for key in (
-                "image_start_token_id",
-                "image_end_token_id",
-                "video_start_token_id",
-                "video_end_token_id",
-            )
-            if raw.get(key) is not None
-        ),
+        moe=None if architecture in DENSE_ARCHITECTURES else _moe_config(text, num_layers, is_vl),
+        vision=_vision_config(top) if is_vl else None,
+        image_token_id=tokens.image,
+        video_token_id=tokens.video,
+        vision_boundary_token_ids=tokens.boundary,
     )
 
 
-def _rope_sections(text: _Keys, head_dim: int, is_vl: bool) -> tuple[int, int, int]:
+def _architecture(raw: Mapping[str, Any], where: str) -> str:
+    names = raw.get("architectures")
+    architecture = names[0] if isinstance(names, list) and names else names
+    known = DENSE_ARCHITECTURES + MOE_ARCHITECTURES + VL_ARCHITECTURES
+    if architecture not in known:
+        raise CheckpointError(
+            f"{where}: architecture {architecture!r} is not served; known: {', '.join(known)}"
+        )
+    return str(architecture)
+
+
+def _check_computed(text: Keys) -> None:
+    for key, value in _COMPUTED.items():
+        if text.get(key, value) != value:
+            raise text.fail(key, f"{json.dumps(value)}; nothing else is served")
+    if text.get("quantization_config") is not None:
+        raise CheckpointError(
+            f"{text.where}: quantization_config is set; checkpoints that are already quantised "
+            "are not served, only bfloat16, float16 and float32 ones"
+        )
+
+
+def _rope(text: Keys) -> Keys:
+    """The rotary settings' object, wherever this spelling of config.json keeps it."""
+    name = "rope_parameters" if text.mapping("rope_parameters") else "rope_scaling"
+    rope = Keys(text.mapping(name), f"{text.where}: {name}")
+    for key in ("rope_type", "type"):
+        if rope.get(key, "default") not in ("default", "mrope"):
+            raise rope.fail(key, '"default"; nothing else is served')
+    return rope
+
+
+def _rope_theta(text: Keys) -> float:
+    return _rope(text).positive_number("rope_theta", text.positive_number("rope_theta", 500000.0))
+
+
+def _rope_sections(text: Keys, head_dim: int, is_vl: bool) -> tuple[int, int, int]:
     pairs = head_dim // 2
     if not is_vl:
         return (0, 0, pairs)
-    scaling = text.mapping("rope_parameters") or text.mapping("rope_scaling")
-    sections = scaling.get("mrope_section")
-    if sections is None:
-        time_pairs = text.integer("freq_allocation", 20)
+    rope = _rope(text)
+    if rope.get("mrope_section") is None:
+        time_pairs = text.integer("freq_allocation", 20, minimum=0)
         rest = pairs - time_pairs
         if rest < 0 or rest % 2:
             raise CheckpointError(
@@ -197,81 +240,86 @@ def _rope_sections(text: _Keys, head_dim: int, is_vl: bool) -> tuple[int, int, i
                 "to height and width; it must be even and not negative"
             )
         return (rest // 2, rest // 2, time_pairs)
-    if len(sections) != 3 or sum(sections) != pairs or sections[0] != sections[1]:
-        raise CheckpointError(
-            f"{text.where}: mrope_section {sections} must be [h, w, t] with h = w and sum {pairs}"
-        )
-    return (int(sections[0]), int(sections[1]), int(sections[2]))
+    height, width, time = rope.integers("mrope_section", 3, minimum=0)
+    if height + width + time != pairs or height != width:
+        raise rope.fail("mrope_section", f"[h, w, t] with h = w and sum {pairs}")
+    return (height, width, time)
 
 
-def _moe_config(text: _Keys, num_layers: int, is_vl: bool) -> MoeConfig:
+def _moe_config(text: Keys, num_layers: int, is_vl: bool) -> MoeConfig:
     groups = 2 if is_vl else 1
-    start = text.integers("moe_layer_start_index", groups, [1] * groups)[0]
-    end = text.integers("moe_layer_end_index", groups, [-1] * groups)[0]
+    num_experts = text.integers("moe_num_experts", groups)
+    top_k = text.integers("moe_k", 1, [6])[0]
+    if top_k > min(num_experts):
+        raise text.fail("moe_k", f"1 to {min(num_experts)} (moe_num_experts)")
+    start, end, interval = _moe_layers(text, num_layers, groups)
     return MoeConfig(
-        num_experts=text.integers("moe_num_experts", groups),
+        num_experts=num_experts,
         intermediate_size=text.integers("moe_intermediate_size", groups),
-        top_k=text.integers("moe_k", 1, [6])[0],
-        num_shared_experts=text.integer("moe_num_shared_experts", 0),
+        top_k=top_k,
+        num_shared_experts=text.integer("moe_num_shared_experts", 0, minimum=0),
         layer_start=start,
-        layer_end=num_layers - 1 if end < 0 else min(end, num_layers - 1),
-        layer_interval=text.integer("moe_layer_interval", 1),
-        norm_min=text.number("moe_norm_min", 1e-12),
+        layer_end=end,
+        layer_interval=interval,
+        norm_min=text.positive_number("moe_norm_min", 1e-12),
     )
 
 
-def _vision_config(raw: dict[str, Any], where: str) -> VisionConfig:
-    vision = raw.get("vision_config")
-    if not isinstance(vision, dict):
-        raise CheckpointError(f"{where}: vision_config is missing")
-    keys = _Keys(vision, f"{where}: vision_config")
-    hidden_size = keys.integer("hidden_size", vision.get("embed_dim"))
-    ratio = keys.number("mlp_ratio", 4.0)
+def _moe_layers(text: Keys, num_layers: int, groups: int) -> tuple[int, int, int]:
+    """First and last MoE layer and their interval; both modalities must have the same layers."""
+    kinds = text.get("mlp_layer_types")
+    if kinds is not None:
+        return _moe_layers_of_list(text, kinds, num_layers)
+    starts = text.integers("moe_layer_start_index", groups, [1] * groups, minimum=0)
+    ends = tuple(
+        num_layers - 1 if end < 0 else min(end, num_layers - 1)
+        for end in text.integers("moe_layer_end_index", groups, [-1] * groups, minimum=-1)
+    )
+    if len(set(starts)) > 1 or len(set(ends)) > 1:
+        raise CheckpointError(
+            f"{text.where}: MoE layers start at {list(starts)} and end at {list(ends)}; "
+            "expected the same layers for text and vision"
+        )
+    return starts[0], ends[0], text.integer("moe_layer_interval", 1)
+
+
+def _moe_layers_of_list(text: Keys, kinds: Any, num_layers: int) -> tuple[int, int, int]:
+    """The converted spelling: one of "dense", "sparse" for each layer."""
+    key = "mlp_layer_types"
+    if not isinstance(kinds, list) or len(kinds) != num_layers:
+        raise text.fail(key, f"a list of {num_layers} (num_hidden_layers)")
+    sparse = [layer for layer, kind in enumerate(kinds) if kind == "sparse"]
+    if not sparse or sparse != list(range(sparse[0], sparse[-1] + 1)):
+        raise text.fail(key, "one unbroken run of sparse layers")
+    if kinds.count("dense") + len(sparse) != num_layers:
+        raise text.fail(key, '"dense" or "sparse" for each layer')
+    return sparse[0], sparse[-1], 1
+
+
+def _vision_config(top: Keys) -> VisionConfig:
+    if not top.mapping("vision_config"):
+        raise CheckpointError(f"{top.where}: vision_config is missing")
+    keys = Keys(top.mapping("vision_config"), f"{top.where}: vision_config")
+    if keys.get("hidden_act", "quick_gelu") != "quick_gelu":
+        raise keys.fail("hidden_act", '"quick_gelu"; nothing else is served')
+    hidden_size = keys.integer("hidden_size", keys.get("embed_dim"))
+    num_heads = keys.integer("num_heads")
+    if hidden_size % num_heads:
+        raise CheckpointError(
+            f"{keys.where}: hidden_size {hidden_size} over {num_heads} heads (num_heads) "
+            "does not divide"
+        )
+    inner = int(hidden_size * keys.positive_number("mlp_ratio", 4.0))
     return VisionConfig(
         depth=keys.integer("depth"),
         hidden_size=hidden_size,
-        num_heads=keys.integer("num_heads"),
-        intermediate_size=keys.integer("intermediate_size", int(hidden_size * ratio)),
+        num_heads=num_heads,
+        intermediate_size=keys.integer("intermediate_size", inner),
         patch_size=keys.integer("patch_size", 14),
-        in_channels=keys.integer("in_channels", vision.get("in_chans", 3)),
-        spatial_merge_size=keys.integer("spatial_merge_size", raw.get("spatial_conv_size", 2)),
-        temporal_merge_size=keys.integer("temporal_merge_size", raw.get("temporal_conv_size", 2)),
-        layer_norm_eps=keys.number("rms_norm_eps", 1e-6),
+        in_channels=keys.integer("in_channels", keys.get("in_chans", 3)),
+        spatial_merge_size=keys.integer("spatial_merge_size", top.integer("spatial_conv_size", 2)),
+        temporal_merge_size=keys.integer(
+            "temporal_merge_size", top.integer("temporal_conv_size", 2)
+        ),
+        layer_norm_eps=keys.positive_number("rms_norm_eps", 1e-6),
     )
-
-
-class _Keys:
-    """Typed look-ups that name the file and the key when they fail."""
-
-    def __init__(self, values: dict[str, Any], where: str) -> None:
-        self._values = values
-        self.where = where
-
-    def get(self, key: str, default: Any = None) -> Any:
-        value = self._values.get(key)
-        return default if value is None else value
-
-    def mapping(self, key: str) -> dict[str, Any]:
-        value = self.get(key, {})
-        if not isinstance(value, dict):
-            raise CheckpointError(f"{self.where}: {key} is {value!r}; expected an object")
-        return value
-
-    def integer(self, key: str, default: Any = None) -> int:
-        return self.integers(key, 1, None if default is None else [default])[0]
-
-    def integers(self, key: str, count: int, default: list[int] | None = None) -> tuple[int, ...]:
-        """`count` integers; a single number stands for all of them, longer lists are cut."""
-        value = self.get(key, default)
-        if value is None:
-            raise CheckpointError(f"{self.where}: {key} is missing")
-        items = value if isinstance(value, list) else [value] * count
-        if len(items) < count or not all(type(item) is int for item in items):
-            raise CheckpointError(f"{self.where}: {key} is {value!r}; expected {count} integer(s)")
-        return tuple(items[:count])
-
-    def number(self, key: str, default: float) -> float:
-        value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise CheckpointError(f"{self.where}: {key} is {value!r}; expected a number")
-        return float(value)
