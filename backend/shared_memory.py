@@ -144,12 +144,16 @@ class CreditFile:
         if 0 <= slot < self.num_slots:
             self._counters[slot] += 1
 
-    def close(self) -> None:
-        """Unmap; the process that created the file also removes it."""
-        self._counters.release()
-        self._map.close()
+    def remove(self) -> None:
+        """Remove the file if this process created it; maps of it stay valid."""
         if self._is_owner:
             _unlink(self.name)
+
+    def close(self) -> None:
+        """Unmap, and remove if this process created it."""
+        self.remove()
+        self._counters.release()
+        self._map.close()
 
 
 def sweep() -> list[str]:

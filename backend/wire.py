@@ -176,6 +176,8 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     engine's state. `error` is a failure of the preprocessor on its way to the client.
     `stream_key` is unique even when clients reuse request ids. `collect`: answer with exactly one
     EngineOutput at the end. `acknowledged`: a postprocessor acknowledges outputs (credits).
+    `received_at`: when the preprocessor got the request, CLOCK_MONOTONIC seconds (0: unknown). A
+    `stop` that overtook a slow preprocessor ends requests of its id received before it, no later.
     """
 
     op: Literal["generate", "stop", "stats", "error"] = "generate"
@@ -183,6 +185,7 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     request_id: str = ""
     collect: bool = False
     acknowledged: bool = False
+    received_at: float = 0.0
     sampling: SamplingParams = msgspec.field(default_factory=SamplingParams)
     media: tuple[MediaSpan, ...] = ()
     pixels: PixelHandle | None = None

@@ -46,6 +46,8 @@ class EngineSettings:
     """`max_model_len` 0 means what the model allows; `num_kv_blocks` 0 means what memory allows.
 
     `max_num_batched_tokens` is the budget of one step, prefill chunks and decodes together.
+    `tokens_per_s` paces every stream of executor `paced`, which computes nothing: it is there to
+    load the rest of the pipeline in benchmarks.
     """
 
     model: Path
@@ -63,6 +65,7 @@ class EngineSettings:
     seed: int = 0
     threads: int = 0
     hang_timeout_s: float = 120.0
+    tokens_per_s: float = 100.0
 
 
 @dataclass(frozen=True)

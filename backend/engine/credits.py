@@ -1,0 +1,60 @@
+"""Who may still send how much: slots of the counter file that the postprocessor bumps.
+
+A slot serves one stream at a time. Its counter is never reset: late acknowledgements of the stream
+before would be counted for the new one, so a slot rests until all of them arrived.
+"""
+
+from __future__ import annotations
+
+import collections
+import time
+
+from backend.shared_memory import CreditFile
+from backend.wire import Credit
+
+NUM_SLOTS = 4096
+MAX_REST_S = 60.0
+
+
+class CreditLease:
+    """One stream's slot."""
+
+    def __init__(self, file: CreditFile, slot: int) -> None:
+        self.credit = Credit(name=file.name, slot=slot)
+        self._file = file
+        self._base = file.count(slot)
+
+    def num_acknowledged(self) -> int:
+        return self._file.count(self.credit.slot) - self._base
+
+
+class CreditSlots:
+    """Used by the sender's thread alone."""
+
+    def __init__(self, num_slots: int = NUM_SLOTS) -> None:
+        self._file = CreditFile.create(num_slots)
+        self._free = list(range(num_slots - 1, -1, -1))
+        self._resting: collections.deque[tuple[CreditLease, int, float]] = collections.deque()
+
+    def lease(self) -> CreditLease | None:
+        """A slot nobody acknowledges to any more, or None: the stream then goes unthrottled."""
+        self._wake()
+        return CreditLease(self._file, self._free.pop()) if self._free else None
+
+    def release(self, lease: CreditLease, num_sent: int) -> None:
+        """The stream has sent its last output, `num_sent` in all."""
+        self._resting.append((lease, num_sent, time.monotonic()))
+
+    def remove(self) -> None:
+        """Remove the file; for the end, when the sender may still be using its map."""
+        self._file.remove()
+
+    def _wake(self) -> None:
+        now = time.monotonic()
+        while self._resting:
+            lease, num_sent, released_at = self._resting[0]
+            # A postprocessor that died acknowledges no more; its slots come back after a while.
+            if lease.num_acknowledged() < num_sent and now - released_at < MAX_REST_S:
+                return
+            self._resting.popleft()
+            self._free.append(lease.credit.slot)

@@ -1,0 +1,122 @@
+"""The one thread of the stub that sends responses, in the order in which streams got something.
+
+Sends of several threads would overtake each other inside Triton, and there is no back pressure
+between the engine and the postprocessor: a response is "sent" when it is queued. So at most
+MAX_UNACKNOWLEDGED outputs of a stream are on their way; what the engine brings meanwhile merges
+into the next one. Under load outputs grow instead of queues. A stream's first output overtakes
+everything: it is what a user waits for.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from backend.engine.credits import CreditSlots
+from backend.engine.stream import Stream
+from backend.wire import EngineOutput
+
+MAX_UNACKNOWLEDGED = 4
+POLL_S = 0.002
+"""How often streams without credit are looked at."""
+STALL_S = 5.0
+"""A stream that got no acknowledgement for this long sends anyway: better slow than stuck."""
+
+log = logging.getLogger("ernie_engine")
+
+
+class Sender:
+    def __init__(self, on_lost: Callable[[Stream], None]) -> None:
+        """`on_lost` is told of a stream whose client cannot be reached any more."""
+        self._on_lost = on_lost
+        self._slots = CreditSlots()
+        self._condition = threading.Condition()
+        self._first: collections.deque[Stream] = collections.deque()
+        self._ready: collections.deque[Stream] = collections.deque()
+        self._blocked: list[Stream] = []
+        self._next_poll = 0.0
+        self._is_closed = False
+        self.num_outputs = 0
+        self._thread = threading.Thread(target=self._run, name="engine-sender", daemon=True)
+        self._thread.start()
+
+    def push(self, items: Iterable[tuple[Stream, EngineOutput]]) -> None:
+        with self._condition:
+            for stream, output in items:
+                stream.add(output)
+                if stream.is_queued or not stream.is_sendable:
+                    continue
+                stream.is_queued = True
+                (self._ready if stream.num_sent else self._first).append(stream)
+            self._condition.notify()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        """Send what is pending, as far as `timeout_s` allows, and end the thread."""
+        with self._condition:
+            self._is_closed = True
+            self._condition.notify()
+        self._thread.join(timeout_s)
+        self._slots.remove()
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                stream = self._next()
+                if stream is None:
+                    return
+                stream.is_queued = False
+                output = stream.take()
+            self._deliver(stream, output)
+
+    def _next(self) -> Stream | None:
+        """The stream to send for; waits until there is one. None: closed and nothing left."""
+        while True:
+            if self._first:
+                return self._first.popleft()
+            self._unblock()
+            while self._ready:
+                stream = self._ready.popleft()
+                if self._is_closed or _may_send(stream):
+                    return stream
+                self._blocked.append(stream)
+            if self._is_closed and not self._blocked:
+                return None
+            self._condition.wait(POLL_S if self._blocked else None)
+
+    def _unblock(self) -> None:
+        """Give streams without credit another look, but not more often than every POLL_S."""
+        now = time.monotonic()
+        if self._blocked and (now >= self._next_poll or self._is_closed):
+            self._next_poll = now + POLL_S
+            self._ready.extend(self._blocked)
+            self._blocked.clear()
+
+    def _deliver(self, stream: Stream, output: EngineOutput) -> None:
+        is_last = output.is_last
+        if stream.request.acknowledged and output.seq == 0 and not is_last:
+            stream.lease = self._slots.lease()
+            output.credit = stream.lease.credit if stream.lease else None
+        stream.last_sent_at = time.monotonic()
+        self.num_outputs += 1
+        try:
+            if is_last or not stream.is_lost:  # Triton wants its FINAL flag in any case
+                stream.responder.send(output)
+        except Exception as error:
+            # Whatever Triton says here, one stream's client is gone and the others must go on.
+            log.warning("stream %s: cannot send: %s", stream.key, error)
+            stream.is_lost = True
+            if not is_last:
+                self._on_lost(stream)
+        if is_last and stream.lease is not None:
+            self._slots.release(stream.lease, stream.num_sent)
+
+
+def _may_send(stream: Stream) -> bool:
+    if stream.lease is None:
+        return True
+    if stream.num_sent - stream.lease.num_acknowledged() < MAX_UNACKNOWLEDGED:
+        return True
+    return time.monotonic() - stream.last_sent_at > STALL_S

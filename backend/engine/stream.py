@@ -1,0 +1,88 @@
+"""One open stream of the engine's stub: who waits for it and what was not sent yet."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from backend.engine.credits import CreditLease
+from backend.errors import ErrorInfo
+from backend.request import FinishReason, Usage
+from backend.wire import EngineOutput, EngineRequest
+
+
+class Responder(Protocol):
+    """The way back to a Triton client. Only the sender's thread calls `send`."""
+
+    def send(self, output: EngineOutput) -> None:
+        """Send; the last output of a stream goes with Triton's FINAL flag. May raise anything."""
+
+    def is_cancelled(self) -> bool:
+        """A round trip to the server: tens of microseconds at least."""
+
+
+class Stream:
+    """`pending` is everything the engine brought since the last send, merged into one output."""
+
+    def __init__(self, request: EngineRequest, responder: Responder) -> None:
+        self.key = request.stream_key
+        self.request = request
+        self.responder = responder
+        self.pending: EngineOutput | None = None
+        self.is_queued = False
+        self.is_lost = False
+        self.is_stopping = False
+        self.num_sent = 0
+        self.last_sent_at = 0.0
+        self.lease: CreditLease | None = None
+
+    def add(self, output: EngineOutput) -> None:
+        if self.pending is None:
+            self.pending = output
+        else:
+            merge(self.pending, output)
+
+    @property
+    def is_sendable(self) -> bool:
+        """A collected stream has something to send only when it is complete."""
+        pending = self.pending
+        return pending is not None and (pending.is_last or not self.request.collect)
+
+    def take(self) -> EngineOutput:
+        """The pending output, numbered; the first carries what the postprocessor needs to know."""
+        output = self.pending or EngineOutput(stream_key=self.key, seq=0)
+        self.pending = None
+        output.stream_key = self.key
+        output.seq = self.num_sent
+        if self.num_sent == 0:
+            output.request_id = self.request.request_id
+            output.post = self.request.post
+        self.num_sent += 1
+        return output
+
+
+def merge(first: EngineOutput, second: EngineOutput) -> None:
+    """Append `second` to `first`, which came before it on the same stream."""
+    first.token_ids.extend(second.token_ids)
+    if first.logprobs is None:
+        first.logprobs = second.logprobs
+    elif second.logprobs is not None:
+        first.logprobs.extend(second.logprobs)
+    first.finish_reason = second.finish_reason
+    first.stop_token_id = second.stop_token_id
+    first.usage = second.usage or first.usage
+    first.error = second.error
+    first.stats = second.stats or first.stats
+
+
+def error_output(key: str, error: ErrorInfo) -> EngineOutput:
+    return EngineOutput(stream_key=key, seq=0, error=error)
+
+
+def aborted_output(key: str, num_prompt_tokens: int) -> EngineOutput:
+    """End of a stream that was stopped before it began."""
+    return EngineOutput(
+        stream_key=key,
+        seq=0,
+        finish_reason=FinishReason.ABORT,
+        usage=Usage(prompt_tokens=num_prompt_tokens),
+    )
