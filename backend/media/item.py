@@ -45,7 +45,7 @@ def make_item(
     patches = np.ascontiguousarray(patches)
     patches.flags.writeable = False
     content = hashlib.sha256(f"{kind}:{grid[0]}x{grid[1]}x{grid[2]}:".encode())
-    content.update(patches)
+    content.update(patches.data)
     return MediaItem(kind, grid, patches, steps * height * width, content.hexdigest())
 
 

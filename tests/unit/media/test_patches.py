@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from backend.media.patches import patch_grid, patch_rows
 from hypothesis import given
 from hypothesis import strategies as st
+
+from backend.media.patches import patch_grid, patch_rows
 
 
 def slow_patch_rows(frames, patch, merge):

@@ -1,9 +1,10 @@
 """3-D positions: the worked example, long videos, and a token-by-token reference."""
 
 import numpy as np
-from backend.media.positions import next_position, rotary_positions
 from hypothesis import given
 from hypothesis import strategies as st
+
+from backend.media.positions import next_position, rotary_positions
 
 
 def slow_positions(layout):
@@ -52,9 +53,7 @@ def test_text_alone_counts_up_on_all_axes():
 
 
 pieces = st.lists(
-    st.one_of(
-        st.just("text"), st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))
-    ),
+    st.one_of(st.just("text"), st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4))),
     max_size=12,
 )
 

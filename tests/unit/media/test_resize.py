@@ -3,10 +3,11 @@
 import math
 
 import pytest
-from backend.errors import MediaError
-from backend.media.resize import smart_resize
 from hypothesis import given
 from hypothesis import strategies as st
+
+from backend.errors import MediaError
+from backend.media.resize import smart_resize
 
 IMAGE = (4 * 784, 6177 * 784)
 THINKING = (4 * 784, 12_845_056)
