@@ -14,13 +14,11 @@ from typing import Literal
 
 from backend.config.model import ModelConfig, MoeConfig, VisionConfig
 from backend.errors import CheckpointError
+from backend.layers.moe import EXPERT_GROUPS
 
 ParameterKind = Literal[
     "vector", "embedding", "linear", "qkv", "gate_up", "router", "experts_gate_up", "experts_down"
 ]
-
-EXPERT_GROUPS = ("text", "vision")
-"""Names of the expert groups, in the order of MoeConfig's tuples."""
 
 
 @dataclass(frozen=True)

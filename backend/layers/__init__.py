@@ -1,0 +1,1 @@
+"""Building blocks of the models, written over `backend.ops`: no framework, no weights' files."""

@@ -1,0 +1,93 @@
+"""The ERNIE-4.5 decoder, with its vision model when the configuration has one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from backend.batch import Batch
+from backend.config.model import ModelConfig
+from backend.errors import InternalError
+from backend.layers.decoder_layer import DecoderLayer
+from backend.layers.moe import split_by_modality
+from backend.layers.resampler import Grid
+from backend.layers.weights import Weights
+from backend.models.vision import VisionModel
+from backend.ops import AttentionShape, KvCache, Ops, RopeSpec, Tensor
+from backend.ops.arrays import NumpyArray
+from backend.ops.rope import alternating_pair_axes
+
+
+class Model:
+    """Dense, text MoE or VL MoE by its configuration. Holds weights, no state of any sequence.
+
+    `weights` are the tensors that `parameter_specs(config)` names, made by `ops.from_numpy`.
+    """
+
+    def __init__(self, config: ModelConfig, ops: Ops, weights: Mapping[str, Tensor]) -> None:
+        self.config = config
+        self.ops = ops
+        named = Weights(weights)
+        self._embedding = named["embed_tokens.weight"]
+        self._layers = [
+            DecoderLayer(ops, config, layer, named.under(f"layers.{layer}"))
+            for layer in range(config.num_layers)
+        ]
+        self._norm = named["norm.weight"]
+        tied = config.tie_word_embeddings
+        self._head = self._embedding if tied else named["lm_head.weight"]
+        self._vision = VisionModel(config, ops, weights) if config.is_multimodal else None
+        self._attention = AttentionShape(config.num_heads, config.num_kv_heads, config.head_dim)
+        self._rope = RopeSpec(
+            head_dim=config.head_dim,
+            theta=config.rope_theta,
+            pair_axes=alternating_pair_axes(config.rope_sections),
+            interleaved=True,
+        )
+
+    def allocate_kv_cache(self, num_blocks: int, block_size: int) -> KvCache:
+        """Paged keys and values of every layer for num_blocks · block_size tokens."""
+        return self.ops.allocate_kv_cache(
+            self._attention, self.config.num_layers, num_blocks, block_size
+        )
+
+    def forward(self, batch: Batch, kv_cache: KvCache) -> Tensor:
+        """Run the batch's tokens, write their keys and values: float32 logits [R, V]."""
+        ops = self.ops
+        x = ops.embedding(self._embedding, batch.token_ids)
+        if batch.media_embeddings is not None:
+            x = ops.replace_rows(x, ops.from_numpy(batch.media_rows), batch.media_embeddings)
+        step = ops.begin_step(batch, self._rope, kv_cache)
+        split = split_by_modality(ops, batch.num_tokens, batch.vision_rows)
+        residual: Tensor | None = None
+        for layer in self._layers:
+            x, residual = layer(x, residual, step, kv_cache, split)
+        return self._logits(x, residual, batch)
+
+    def _logits(self, x: Tensor, residual: Tensor, batch: Batch) -> Tensor:
+        ops = self.ops
+        if not len(batch.logit_rows):
+            empty = np.zeros((0, self.config.vocab_size), dtype=np.float32)
+            return ops.from_numpy(empty, keep_float32=True)
+        rows = ops.from_numpy(batch.logit_rows)
+        x, residual = ops.gather_rows(x, rows), ops.gather_rows(residual, rows)
+        x, _ = ops.add_rms_norm(x, residual, self._norm, self.config.rms_norm_eps)
+        return ops.logits(x, self._head, transposed=self.config.tie_word_embeddings)
+
+    def encode_media(self, patches: NumpyArray, grids: Sequence[Grid]) -> Tensor:
+        """Pictures and videos → embeddings [tokens, H], items end to end in the given order.
+
+        patches: uint8 [N, 588], a row per 14×14 patch (channel-major), rows in merge-block order.
+        grids: (frames, rows, columns) of patches per item; frames 1 for a picture, else even.
+        A picture gives rows · columns / 4 tokens, a video frames · rows · columns / 8. The result
+        can be cut with `ops.slice_rows` and joined with `ops.concat_rows`.
+        """
+        if self._vision is None:
+            raise InternalError(f"{self.config.architecture} takes no pictures or videos")
+        return self._vision(patches, grids)
+
+
+def build_model(config: ModelConfig, ops: Ops, weights: Mapping[str, Tensor]) -> Model:
+    """The model of `config` over `weights`, the tensors that `parameter_specs(config)` names."""
+    return Model(config, ops, weights)

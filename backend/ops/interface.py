@@ -1,0 +1,177 @@
+"""What a model needs from an executor: about twenty operations over opaque tensors.
+
+A model is written once over `Ops`. `PaddleOps` is the portable implementation; a native one can
+make each operation a single kernel, which is why norms take the residual, `linear` takes its
+activation, and the query, key and value projection ends in the KV cache. Nothing here names a
+device or a framework. Sizes below: T token rows, H hidden, nq / nkv query / KV heads, d head size,
+V vocabulary. "Model dtype" is float32 on a CPU and bfloat16 elsewhere; norms, rope, softmax and
+routing are computed in float32 everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from backend.batch import Batch
+from backend.ops.arrays import FloatArray, IntArray, NumpyArray
+from backend.ops.rope import RopeSpec
+
+Tensor = Any
+"""A tensor of the executor; models pass it on and never look inside."""
+
+KvCache = Any
+"""Keys and values of all layers, paged; made by `allocate_kv_cache`, changed by `project_qkv`."""
+
+Step = Any
+"""A Batch made ready for the executor once per forward pass; made by `begin_step`."""
+
+VisionStep = Any
+"""Angles and segments of one vision pass, made ready by `begin_vision`."""
+
+Activation = Literal["gelu", "quick_gelu"]
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """Heads of one decoder layer. Query head h reads KV head h // (num_heads / num_kv_heads)."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class RowSplit:
+    """Token rows in two groups: `first` and `second` are row indices, each None when empty.
+
+    `order` [T] maps each row to its place in the two groups laid end to end.
+    """
+
+    first: Tensor | None
+    second: Tensor | None
+    order: Tensor
+
+
+class Ops(Protocol):
+    """The operations. Inputs are never changed, except the KV cache by `project_qkv`."""
+
+    def from_numpy(self, array: NumpyArray, keep_float32: bool = False) -> Tensor:
+        """Copy to the device. Floats become the model dtype unless `keep_float32`."""
+
+    def to_numpy(self, tensor: Tensor) -> NumpyArray:
+        """Copy to the host; floats arrive as float32."""
+
+    def slice_rows(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """x[start:stop] of the first axis."""
+
+    def concat_rows(self, parts: Sequence[Tensor]) -> Tensor:
+        """Parts end to end along the first axis."""
+
+    def gather_rows(self, x: Tensor, rows: Tensor) -> Tensor:
+        """x[rows] for integer `rows` [R]: [T, ...] → [R, ...]."""
+
+    def replace_rows(self, x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+        """x with x[rows[i]] = values[i]; rows are distinct. [T, H], [P], [P, H] → [T, H]."""
+
+    def merge_rows(self, split: RowSplit, parts: Sequence[Tensor]) -> Tensor:
+        """Put the groups' rows back in token order; `parts` are those of the groups not empty."""
+
+    def embedding(self, table: Tensor, ids: IntArray) -> Tensor:
+        """Rows of table [V, H] for int32 ids [T] → [T, H]."""
+
+    def add(self, a: Tensor, b: Tensor) -> Tensor:
+        """Sum of two tensors of one shape."""
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x / sqrt(mean(x²) + eps) in float32, back to x's dtype, then · weight. [T, H]."""
+
+    def add_rms_norm(
+        self, x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """(rms_norm(x + residual), x + residual); without a residual the sum is x."""
+
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+        """Layer norm over the last axis, in float32, back to x's dtype."""
+
+    def linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        activation: Activation | None = None,
+    ) -> Tensor:
+        """activation(x @ weight + bias): [T, in], [in, out], [out] → [T, out].
+
+        gelu is the exact one (erf); quick_gelu(t) = t · sigmoid(1.702 t).
+        """
+
+    def linear_swiglu(self, x: Tensor, weight: Tensor) -> Tensor:
+        """silu(x @ weight[:, :m]) · (x @ weight[:, m:]): [T, H], [H, 2 m] → [T, m]."""
+
+    def moe(
+        self,
+        x: Tensor,
+        router: Tensor,
+        correction_bias: Tensor,
+        up_gate: Tensor,
+        down: Tensor,
+        top_k: int,
+        norm_min: float,
+        rows: Tensor | None = None,
+    ) -> Tensor:
+        """Mixture of SwiGLU experts over x[rows] (all rows when None): [R, H].
+
+        router float32 [H, E], correction_bias float32 [1, E], up_gate [E, H, 2 m] (gate first),
+        down [E, m, H]. p = softmax(x @ router) in float32; the top_k experts by p + correction_bias
+        (the lower index wins a tie) are summed with weights p, divided by max(sum of the chosen p,
+        norm_min). The correction bias takes part in the choice only.
+        """
+
+    def allocate_kv_cache(
+        self, shape: AttentionShape, num_layers: int, num_blocks: int, block_size: int
+    ) -> KvCache:
+        """Zeroed keys and values of every layer, num_blocks · block_size tokens each."""
+
+    def begin_step(self, batch: Batch, rope: RopeSpec, cache: KvCache) -> Step:
+        """Upload what every layer of a pass shares: rope angles, slots, block tables."""
+
+    def project_qkv(
+        self, x: Tensor, weight: Tensor, step: Step, cache: KvCache, layer: int
+    ) -> Tensor:
+        """x @ weight, turn q and k by the step's angles, write k and v to the batch's slots.
+
+        x [T, H], weight [H, (nq + 2 nkv) d] with columns all q, all k, all v → q [T, nq, d].
+        """
+
+    def paged_attention(self, q: Tensor, step: Step, cache: KvCache, layer: int) -> Tensor:
+        """Causal grouped-query attention over each sequence's blocks: [T, nq, d] → [T, nq · d].
+
+        The last query of sequence s sees context_lens[s] keys, each earlier one a key less. Scores
+        are scaled by d^-0.5; softmax is float32. Decode and prefill rows mix freely.
+        """
+
+    def logits(self, x: Tensor, head: Tensor, transposed: bool) -> Tensor:
+        """x @ head, or x @ head.T when `transposed` (a tied embedding [V, H]); float32 [R, V]."""
+
+    def normalize_patches(self, patches: NumpyArray, mean: FloatArray, std: FloatArray) -> Tensor:
+        """(uint8 patches / 255 - mean) / std in float32, then the model dtype: [N, values].
+
+        mean and std are per value, float32 [values].
+        """
+
+    def begin_vision(self, angles: FloatArray, segments: Sequence[int]) -> VisionStep:
+        """Upload what every vision block shares: angles [N, d / 2] and segment lengths (sum N)."""
+
+    def vision_attention(self, qkv: Tensor, num_heads: int, step: VisionStep) -> Tensor:
+        """Full attention inside each segment, half-rotation rope: [N, 3 heads d] → [N, heads d].
+
+        Columns of qkv are [q, k, v][head][d]; scores are scaled by d^-0.5.
+        """
+
+    def pair_rows(self, x: Tensor, first: IntArray, second: IntArray) -> Tensor:
+        """concat(x[first], x[second]) along columns: [N, W] → [M, 2 W]."""
+
+    def group_rows(self, x: Tensor, size: int) -> Tensor:
+        """Lay `size` consecutive rows end to end: [N, W] → [N / size, size · W]."""
