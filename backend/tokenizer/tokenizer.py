@@ -22,6 +22,7 @@ class Tokenizer:
     added or user-defined token whose name has the form of a tag (`<…>`), and what the files flag.
     Special tokens are *hidden* in decoded text unless they carry a part of the answer (`<think>`,
     `<tool_call>`, table tags, `<|LOC_n|>`): parsers and readers need those.
+    `role_tokens`: names by the keys that chat templates use ("eos_token").
     """
 
     def __init__(
@@ -73,6 +74,9 @@ class Tokenizer:
         plain = {n: i for n, i in files.added.items() if i not in self._special}
         self._plain_splitter = TokenSplitter(plain)
         self._template_splitter = TokenSplitter(self._ids)
+        self.role_tokens: dict[str, str] = {
+            f"{role}_token": name for role, name in files.roles.items()
+        }
         self._set_roles(files)
 
     def _set_roles(self, files: TokenizerFiles) -> None:
