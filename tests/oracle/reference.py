@@ -32,6 +32,8 @@ class Oracle:
     """logits(prompt) of every token, float32 [n, V], by one uncached pass over the prompt alone."""
 
     def __init__(self, config: ModelConfig, weights: dict[str, np.ndarray]) -> None:
+        # Two thread pools on few cores wait for each other longer than they compute.
+        torch.set_num_threads(1)
         self._config = config
         self._model = _make_model(config)
         state = {name: torch.from_numpy(a.copy()) for name, a in _rename(config, weights).items()}
