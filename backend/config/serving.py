@@ -24,7 +24,10 @@ OVERRIDES_VARIABLE = "ERNIE_SERVING"
 
 @dataclass(frozen=True)
 class PreprocessorSettings:
-    """Limits are per request unless said otherwise."""
+    """Limits are per request unless said otherwise.
+
+    `reasoning_parser` is the postprocessor's: its name also tells which built-in prompt to use.
+    """
 
     model: Path
     limit_mm_per_prompt: dict[str, Any] = field(default_factory=dict)
@@ -32,6 +35,7 @@ class PreprocessorSettings:
     allowed_local_media_path: str = ""
     allow_private_media_hosts: bool = False
     chat_template: str = ""
+    reasoning_parser: str = ""
     max_image_bytes: int = 32 * 2**20
     max_image_pixels: int = 50_000_000
     max_video_bytes: int = 256 * 2**20
