@@ -14,13 +14,14 @@ from .files import DTYPES, write_checkpoint
 from .layouts import LAYOUTS
 from .random_weights import random_tensors
 from .shapes import Config, dense_config, moe_config, vl_config
-from .tokenizer import EOS, train_tokenizer, write_json
+from .tokenizer import EOS_ID, train_tokenizer, write_json
 
 KINDS = ("vl", "dense", "moe")
 NUM_PIECES = 1200
 # Tables are longer than the vocabulary in the released models too.
 _VOCAB_MULTIPLE = 64
-_NUM_CONTROLS_AND_BYTES = 259
+# SentencePiece numbers its pieces so: unk, bos, eos, ten digits, 256 bytes, then the rest.
+_CONTROLS, _BYTES = slice(0, 3), slice(13, 269)
 
 GENERATION_CONFIG: dict[str, Any] = {
     "do_sample": True,
@@ -82,9 +83,9 @@ def make_tiny_checkpoint(
 def _token_weights(vocab_size: int, added: dict[str, int]) -> np.ndarray:
     """How loud each token is [V]: mostly text comes out, and sometimes thoughts or answers end."""
     scale = np.ones(vocab_size, np.float32)
-    scale[:_NUM_CONTROLS_AND_BYTES] = 0.5
-    scale[min(added.values()) :] = 0.5
-    scale[[{EOS: 2, **added}[name] for name in (EOS, "</think>")]] = 1.2
+    for rare in (_CONTROLS, _BYTES, slice(min(added.values()), None)):
+        scale[rare] = 0.5
+    scale[[EOS_ID, added["</think>"]]] = 1.2
     return scale
 
 

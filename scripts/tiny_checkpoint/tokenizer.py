@@ -15,6 +15,7 @@ from typing import Any
 import sentencepiece
 
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"
+UNK_ID, BOS_ID, EOS_ID = 0, 1, 2
 NUM_LOCATIONS = 11
 NUM_UNUSED = 4
 MARKERS = (
@@ -68,7 +69,7 @@ def train_tokenizer(
 ) -> dict[str, int]:
     """Write tokenizer.model, added_tokens.json, tokenizer_config.json, special_tokens_map.json.
 
-    `vocab_size` counts SentencePiece pieces (unk, bos, eos, 256 bytes, 10 digits, then what the
+    `vocab_size` counts SentencePiece pieces (unk, bos, eos, 10 digits, 256 bytes, then what the
     text gives); the added tokens' ids follow. Single-threaded: same text, same bytes. Returns the
     added tokens' ids by name; the highest of them is the tokenizer's last id.
     """
@@ -119,9 +120,9 @@ def _train_pieces(texts: Iterable[str], vocab_size: int) -> bytes:
         remove_extra_whitespaces=False,
         allow_whitespace_only_pieces=True,
         normalization_rule_name="identity",
-        unk_id=0,
-        bos_id=1,
-        eos_id=2,
+        unk_id=UNK_ID,
+        bos_id=BOS_ID,
+        eos_id=EOS_ID,
         pad_id=-1,
         unk_piece=UNK,
         bos_piece=BOS,
