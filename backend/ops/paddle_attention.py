@@ -43,8 +43,7 @@ def paged_attention(q: Tensor, step: PaddleStep, cache: PaddleKvCache, layer: in
     shape = cache.shape
     group_size = shape.num_heads // shape.num_kv_heads
     # [T, nq, d] → [nkv, T, group, d]: the queries of one KV head lie together.
-    q = (q * shape.head_dim**-0.5).reshape([-1, shape.num_kv_heads, group_size, shape.head_dim])
-    q = q.transpose([1, 0, 2, 3])
+    q = q.reshape([-1, shape.num_kv_heads, group_size, shape.head_dim]).transpose([1, 0, 2, 3])
     parts = [_decode(q, group, cache, layer) for group in step.decodes]
     parts += [_prefill(q, tile, cache, layer) for tile in step.tiles]
     out = parts[0] if len(parts) == 1 else paddle.concat(parts, axis=1)
@@ -59,7 +58,7 @@ def _decode(q: Tensor, group: DecodeGroup, cache: PaddleKvCache, layer: int) -> 
         q = paddle.index_select(q, group.rows, axis=1)
     shape = [cache.shape.num_kv_heads, group.num_seqs, group.num_slots, cache.shape.head_dim]
     keys, values = cache.read(layer, group.blocks, shape)
-    scores = paddle.matmul(q, keys, transpose_y=True).astype("float32") + group.mask
+    scores = _scores(q, keys) + group.mask
     return paddle.matmul(F.softmax(scores, axis=-1).astype(q.dtype), values)
 
 
@@ -69,8 +68,13 @@ def _prefill(q: Tensor, tile: PrefillTile, cache: PaddleKvCache, layer: int) -> 
     rows = tile.stop - tile.start
     q = q[:, tile.start : tile.stop].transpose([0, 2, 1, 3])
     keys, values = cache.read(layer, tile.blocks, [kv_heads, tile.num_slots, head_dim])
-    products = paddle.matmul(q.reshape([kv_heads, -1, head_dim]), keys, transpose_y=True)
-    scores = products.astype("float32").reshape([kv_heads, group_size, rows, -1]) + tile.mask
-    weights = F.softmax(scores, axis=-1).astype(q.dtype).reshape([kv_heads, group_size * rows, -1])
-    out = paddle.matmul(weights, values).reshape([kv_heads, group_size, rows, head_dim])
-    return out.transpose([0, 2, 1, 3])
+    scores = _scores(q.reshape([kv_heads, group_size * rows, head_dim]), keys)
+    scores = scores.reshape([kv_heads, group_size, rows, tile.num_slots]) + tile.mask
+    weights = F.softmax(scores, axis=-1).astype(q.dtype)
+    out = paddle.matmul(weights.reshape([kv_heads, group_size * rows, tile.num_slots]), values)
+    return out.reshape([kv_heads, group_size, rows, head_dim]).transpose([0, 2, 1, 3])
+
+
+def _scores(q: Tensor, keys: Tensor) -> Tensor:
+    """Scaled in float32, after the product, so that bfloat16 queries are not rounded twice."""
+    return paddle.matmul(q, keys, transpose_y=True).astype("float32") * keys.shape[-1] ** -0.5

@@ -39,8 +39,7 @@ def vision_attention(qkv: Tensor, num_heads: int, step: PaddleVisionStep) -> Ten
     """See Ops.vision_attention. [N, 3 · heads · d] → [N, heads · d]."""
     head_dim = qkv.shape[1] // (3 * num_heads)
     q, k, v = (part.reshape([-1, num_heads, head_dim]) for part in paddle.split(qkv, 3, axis=1))
-    q = (_turn(q, step) * head_dim**-0.5).astype(qkv.dtype)
-    k = _turn(k, step).astype(qkv.dtype)
+    q, k = (_turn(part, step).astype(qkv.dtype) for part in (q, k))
     q, k, v = (part.transpose([1, 0, 2]) for part in (q, k, v))
     outputs, start = [], 0
     for size in step.segments:
@@ -57,10 +56,11 @@ def _turn(x: Tensor, step: PaddleVisionStep) -> Tensor:
 def _segment(q: Tensor, k: Tensor, v: Tensor, start: int, stop: int) -> list[Tensor]:
     """Attention inside rows [start, stop) of [heads, N, d], in query tiles of bounded size."""
     keys, values = k[:, start:stop], v[:, start:stop]
+    scale = k.shape[2] ** -0.5
     tile = max(1, MAX_SCORES // (k.shape[0] * (stop - start)))
     outputs = []
     for first in range(start, stop, tile):
         queries = q[:, first : min(first + tile, stop)]
-        scores = paddle.matmul(queries, keys, transpose_y=True).astype("float32")
+        scores = paddle.matmul(queries, keys, transpose_y=True).astype("float32") * scale
         outputs.append(paddle.matmul(F.softmax(scores, axis=-1).astype(v.dtype), values))
     return outputs

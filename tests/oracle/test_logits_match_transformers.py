@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from backend.ops import create_ops
+from tests.oracle.cases import MEDIA_PARTS, WEIGHT_SEED
 from tests.oracle.models import load_model, make_config, random_weights
 from tests.oracle.paged import PagedRunner
 from tests.oracle.prompts import Prompt, media_prompt, text_prompt
@@ -20,15 +21,6 @@ TOLERANCE = 1e-4
 CHUNKS = (10_000, 1, 2, 5, 16)
 """Tokens of each prompt per batch: whole prefill, cached decode, chunked prefill."""
 
-MEDIA_PARTS = {
-    "text only": [21],
-    "one image": [4, (1, 4, 6), 5],
-    "images of different sizes": [2, (1, 2, 2), 1, (1, 8, 4), (1, 4, 10), 3],
-    "video": [3, (4, 4, 6), 4],
-    "video longer than wide": [3, (12, 2, 4), 6],
-    "image and video": [(1, 6, 4), 3, (6, 4, 4), (1, 2, 6), 5],
-}
-
 
 class Subject:
     """One model of ours and the oracle over the same weights."""
@@ -37,7 +29,7 @@ class Subject:
         from tests.oracle.reference import Oracle
 
         config = make_config(name)
-        weights = random_weights(config, seed=7)
+        weights = random_weights(config, WEIGHT_SEED)
         self.model = load_model(config, weights, create_ops("paddle", "cpu", 1))
         self._oracle = Oracle(config, weights)
         self._expected: dict[bytes, np.ndarray] = {}
