@@ -30,6 +30,7 @@ BACKEND_ORDER = (
     {"runner"},
     {"preprocess", "postprocess"},
     {"engine"},
+    {"stub"},
 )
 """backend's modules, left to right: each imports only from its own group or from groups before."""
 

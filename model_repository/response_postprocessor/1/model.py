@@ -1,0 +1,84 @@
+"""`response_postprocessor`: EngineOutput → EVENT; tells the engine what it sees of a stream's end.
+
+The package `backend` is looked for beside this repository; where the repository was copied away
+from it, set ERNIE_HOME to the folder that holds `backend/` (the stub ignores PYTHONPATH).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+sys.path.insert(0, os.environ.get("ERNIE_HOME") or str(Path(__file__).resolve().parents[3]))
+
+from backend.postprocess import Postprocessor
+
+from backend import wire
+from backend.config.serving import PostprocessorSettings, load_settings
+from backend.errors import ErnieError, InternalError
+from backend.stub import arguments
+from backend.stub.relay import StreamRelay
+
+log = logging.getLogger("response_postprocessor")
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, str]) -> None:
+        arguments.configure_logging()
+        try:
+            arguments.check_numpy(os.environ.get("NVIDIA_TRITON_SERVER_VERSION", ""))
+            settings = load_settings(PostprocessorSettings, arguments.parameters_of(args))
+            self._postprocessor = Postprocessor(settings)
+        except ErnieError as error:
+            raise pb_utils.TritonModelException(error.message) from None
+        self._relay = StreamRelay()
+
+    def execute(self, requests) -> list:
+        return [self._respond(request) for request in requests]
+
+    def finalize(self) -> None:
+        self._relay.close()
+
+    def _respond(self, request):
+        try:
+            event = self._process(request)
+        except ErnieError as error:
+            event = wire.Event(seq=0, error=error.info())
+        except Exception as error:
+            # A Triton error in mid-ensemble leaks the request, so even this one is data.
+            log.exception("request %s", request.request_id())
+            info = InternalError(f"{type(error).__name__} in response_postprocessor").info()
+            event = wire.Event(seq=0, error=info)
+        if event is None:
+            return pb_utils.InferenceResponse([])
+        data = np.array([wire.encode(event)], dtype=np.object_)
+        return pb_utils.InferenceResponse([pb_utils.Tensor("EVENT", data)])
+
+    def _process(self, request) -> wire.Event | None:
+        data = pb_utils.get_input_tensor_by_name(request, "ENGINE_OUTPUT").as_numpy()
+        output = wire.decode(data.tobytes(), wire.EngineOutput)
+        try:
+            event = self._postprocessor.process(output)
+            wants_stop = self._postprocessor.wants_stop(output.stream_key)
+            if self._relay.should_stop(output, request.is_cancelled, wants_stop):
+                _stop_engine(output.stream_key)
+            return event
+        finally:
+            self._relay.acknowledge(output)
+
+
+def _stop_engine(stream_key: str) -> None:
+    message = wire.encode(wire.EngineRequest(op="stop", stream_key=stream_key))
+    call = pb_utils.InferenceRequest(
+        model_name="ernie_engine",
+        requested_output_names=["ENGINE_OUTPUT"],
+        inputs=[pb_utils.Tensor("ENGINE_REQUEST", np.frombuffer(message, np.uint8))],
+    )
+    for response in call.exec(decoupled=True):
+        if response.has_error():
+            log.warning("stream %s: cannot stop the engine: %s", stream_key, response.error())

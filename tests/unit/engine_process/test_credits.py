@@ -1,0 +1,57 @@
+import pytest
+
+from backend.engine import credits
+from backend.engine.credits import CreditSlots
+from backend.shared_memory import CreditFile
+
+
+@pytest.fixture
+def slots():
+    slots = CreditSlots(2)
+    yield slots
+    slots.remove()
+
+
+@pytest.fixture
+def acknowledge():
+    """The postprocessor's side."""
+    files = {}
+
+    def bump(lease):
+        credit = lease.credit
+        if credit.name not in files:
+            files[credit.name] = CreditFile.open(credit.name)
+        files[credit.name].bump(credit.slot)
+
+    yield bump
+    for file in files.values():
+        file.close()
+
+
+def test_acknowledgements_are_counted_from_the_lease_on(slots, acknowledge):
+    first = slots.lease()
+    acknowledge(first)
+    acknowledge(first)
+    assert first.num_acknowledged() == 2
+    slots.release(first, 2)
+    again = [slots.lease(), slots.lease()]
+    assert all(lease.num_acknowledged() == 0 for lease in again)
+
+
+def test_a_slot_rests_until_all_its_acknowledgements_arrived(slots, acknowledge):
+    first, other = slots.lease(), slots.lease()
+    assert slots.lease() is None
+    slots.release(first, 2)
+    acknowledge(first)
+    assert slots.lease() is None
+    acknowledge(first)
+    assert slots.lease().credit == first.credit
+    assert other.num_acknowledged() == 0
+
+
+def test_a_slot_comes_back_even_when_the_postprocessor_died(slots, monkeypatch):
+    slots.release(slots.lease(), 5)
+    slots.lease()
+    assert slots.lease() is None
+    monkeypatch.setattr(credits, "MAX_REST_S", 0.0)
+    assert slots.lease() is not None
