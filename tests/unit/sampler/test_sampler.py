@@ -75,7 +75,7 @@ def test_a_mask_that_leaves_nothing_is_an_error(make_state):
     ],
 )
 def test_draws_follow_the_distribution(make_state, params):
-    num_draws = 20_000
+    num_draws = 8_000
     logits = np.array([0.0, 1.0, -1.0, 2.0, 0.5, -0.5, 1.5, -3.0], dtype=np.float32)
     probabilities = _slow_probabilities(logits, **params)
     states = [make_state(key=seed_key(5), output=[0] * n, **params) for n in range(4)]

@@ -1,0 +1,210 @@
+"""The one scheduling policy."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from backend.errors import ConfigError, ContextLengthError, InternalError, OverloadedError
+from backend.kv_cache import BlockPool
+from backend.scheduler.output import Chunk, SchedulerOutput
+from backend.scheduler.request import Request
+
+
+@dataclass(frozen=True)
+class SchedulerLimits:
+    """`max_num_batched_tokens`: one step, prefill and decode together. `max_num_waiting`: requests
+    beyond the `max_num_seqs` that can run at once.
+
+    Raises ConfigError that names the flags.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_num_waiting: int
+    enable_prefix_caching: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_num_seqs < 1:
+            raise ConfigError(f"--max-num-seqs is {self.max_num_seqs}; it must be at least 1")
+        if self.max_num_batched_tokens < self.max_num_seqs:
+            raise ConfigError(
+                f"--max-num-batched-tokens {self.max_num_batched_tokens} is below --max-num-seqs "
+                f"{self.max_num_seqs}: a step could not give every sequence one token"
+            )
+        if self.max_num_waiting < 0:
+            raise ConfigError(f"--max-num-waiting is {self.max_num_waiting}; it cannot be negative")
+
+
+class Scheduler:
+    """First come, first served, under one token budget a step.
+
+    A step is filled in this order:
+      1. decodes: one token for each;
+      2. prefills that have begun, by arrival, in chunks as large as the budget left;
+      3. the head of the waiting queue, while there is a seat, budget, and room for all its tokens
+         plus one block for each running request to grow into.
+    A request gets blocks for all its known tokens when it is admitted, so only decodes ever run out
+    of blocks. Then the latest arrived request is preempted: it loses its blocks, keeps its output,
+    and goes back to the head of the queue. Nothing is admitted in a step that preempts.
+
+    Invariants
+      - `running` and `waiting` are sorted by arrival, and everything running arrived before
+        everything waiting (admission takes the head, preemption the tail). So a request is
+        overtaken by nobody, at the price that a large one at the head makes those behind it wait.
+      - The earliest request is never preempted and every request fits the pool alone (checked by
+        `add`), so it always runs; when it ends, the next one is the earliest. Nothing starves.
+      - Decodes cannot starve prefills: a prefill occupies a seat, so at most max_num_seqs - 1
+        others decode, and the budget is at least max_num_seqs. The earliest prefill gets a token
+        in every step.
+    """
+
+    def __init__(self, pool: BlockPool, block_size: int, limits: SchedulerLimits) -> None:
+        self.pool = pool
+        self.limits = limits
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+        self.num_preemptions = 0
+        self.num_prefix_queried_tokens = 0
+        self.num_prefix_hit_tokens = 0
+        self._block_size = block_size
+
+    def __len__(self) -> int:
+        return len(self.waiting) + len(self.running)
+
+    def add(self, request: Request) -> None:
+        """Queue a request. Requests are added in the order of their `arrival`.
+
+        Raises OverloadedError when the queue is full, ContextLengthError when the request could
+        not run even alone.
+        """
+        # The last token generated is never computed, so it needs no room.
+        num_blocks = -(-(request.max_num_tokens - 1) // self._block_size)
+        if num_blocks > self.pool.num_blocks:
+            raise ContextLengthError(
+                f"prompt and output of {request.max_num_tokens} tokens need {num_blocks} KV blocks "
+                f"of {self._block_size} tokens; the engine has {self.pool.num_blocks}"
+            )
+        limits = self.limits
+        if len(self) >= limits.max_num_seqs + limits.max_num_waiting:
+            raise OverloadedError(
+                f"{len(self.running)} requests run and {len(self.waiting)} wait; at most "
+                f"{limits.max_num_waiting} may wait",
+                retry_after_s=float(min(60, math.ceil(len(self) / limits.max_num_seqs))),
+            )
+        self.waiting.append(request)
+
+    def schedule(self) -> SchedulerOutput:
+        """Choose the tokens of the next step and give them blocks.
+
+        The chunks hold at most max_num_batched_tokens tokens of at most max_num_seqs requests. With
+        anything to do there is at least one chunk.
+        """
+        num_preempted = self._make_room_for_decodes()
+        chunks = [_chunk(request, 1) for request in self.running if request.is_decoding]
+        budget = self.limits.max_num_batched_tokens - len(chunks)
+        for request in self._prefills(may_admit=not num_preempted):
+            chunks.append(_chunk(request, budget))
+            budget -= chunks[-1].num_tokens
+            if budget == 0:
+                break
+        return SchedulerOutput(tuple(chunks), num_preempted)
+
+    def commit(self, chunk: Chunk, token_id: int | None) -> None:
+        """A chunk was computed; `token_id` was sampled if it `is_last`, else None."""
+        request = chunk.request
+        num_published = request.num_computed_tokens // self._block_size
+        request.num_computed_tokens = chunk.stop
+        if self.limits.enable_prefix_caching:
+            # Blocks that are full now. Those that came from the cache keep their first name.
+            num_full = chunk.stop // self._block_size
+            hashes = request.block_hashes(num_full)
+            for block in range(num_published, num_full):
+                self.pool.publish(int(request.block_table.block_ids[block]), hashes[block])
+        if token_id is not None:
+            request.output_ids.append(token_id)
+
+    def finish(self, request: Request, *, keep_cached: bool = True) -> None:
+        """Take a request out, whatever its state, and free its blocks at once.
+
+        `keep_cached` False also takes its content out of the prefix cache: it may be wrong.
+        """
+        if request in self.running:
+            self.running.remove(request)
+        else:
+            self.waiting.remove(request)
+        block_ids = request.release()
+        if not keep_cached:
+            self.pool.forget(block_ids)
+        self.pool.free(block_ids)
+
+    def check_integrity(self) -> None:
+        """Raises InternalError with the numbers when blocks or queues break an invariant."""
+        self.pool.check_integrity(request.block_table.block_ids for request in self.running)
+        arrivals = [request.arrival for request in (*self.running, *self.waiting)]
+        if arrivals != sorted(arrivals):
+            raise InternalError(f"requests are out of order: {arrivals}")
+        holders = [request.request_id for request in self.waiting if len(request.block_table)]
+        if holders:
+            raise InternalError(f"{len(holders)} waiting requests hold KV blocks: {holders[0]}")
+
+    def _make_room_for_decodes(self) -> int:
+        """Give each decode a block for its next token; preempt from the end until they fit."""
+        num_preempted = 0
+        for request in list(self.running):
+            if not request.is_decoding:
+                continue
+            missing = request.block_table.num_missing(request.num_tokens)
+            while missing > self.pool.num_free_blocks:
+                num_preempted += 1
+                if self._preempt_latest() is request:
+                    return num_preempted
+            request.block_table.extend(self.pool.allocate(missing))
+        return num_preempted
+
+    def _preempt_latest(self) -> Request:
+        request = self.running.pop()
+        self.pool.free(request.release())
+        self.waiting.appendleft(request)
+        request.num_preemptions += 1
+        self.num_preemptions += 1
+        return request
+
+    def _prefills(self, may_admit: bool) -> Iterator[Request]:
+        """Requests in prefill by arrival; waiting ones are admitted when they are asked for."""
+        yield from [request for request in self.running if not request.is_decoding]
+        while may_admit and self.waiting and len(self.running) < self.limits.max_num_seqs:
+            if not self._try_admit(self.waiting[0]):
+                return
+            self.running.append(self.waiting.popleft())
+            yield self.running[-1]
+
+    def _try_admit(self, request: Request) -> bool:
+        """Give a waiting request the cached blocks of its prefix and new ones for the rest."""
+        shared = self._cached_prefix(request)
+        num_new = request.block_table.num_missing(request.num_tokens) - len(shared)
+        self.pool.acquire(shared)
+        if num_new + len(self.running) > self.pool.num_free_blocks and self.running:
+            self.pool.free(shared)
+            return False
+        request.block_table.extend(shared + self.pool.allocate(num_new))
+        request.num_computed_tokens = len(shared) * self._block_size
+        if request.num_cached_tokens is None:
+            request.num_cached_tokens = request.num_computed_tokens
+            self.num_prefix_queried_tokens += request.num_prompt_tokens
+            self.num_prefix_hit_tokens += request.num_cached_tokens
+        return True
+
+    def _cached_prefix(self, request: Request) -> list[int]:
+        """Blocks known by their content; never all of the tokens: the last one gives logits."""
+        if not self.limits.enable_prefix_caching:
+            return []
+        return self.pool.match(request.block_hashes((request.num_tokens - 1) // self._block_size))
+
+
+def _chunk(request: Request, budget: int) -> Chunk:
+    start = request.num_computed_tokens
+    num_tokens = min(budget, request.num_uncomputed_tokens)
+    return Chunk(request, start, start + num_tokens, num_tokens == request.num_uncomputed_tokens)
