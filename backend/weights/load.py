@@ -6,7 +6,7 @@ together in one float32 array and handed over before the next begins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,18 +46,19 @@ def load_weights(
             disable=not progress,
         ) as bar:
             for name, spec in specs.items():
-                array = np.empty(spec.shape, np.float32)
-                for source in plan.sources[name]:
-                    _fill(array, source)
-                    bar.update(source.stored.entry.num_bytes)
-                weights[name] = to_tensor(array, spec)
+                weights[name] = to_tensor(_read(spec, plan.sources[name]), spec)
+                bar.update(plan.num_bytes_of(name))
         return weights
 
 
-def _fill(array: np.ndarray[Any, Any], source: Source) -> None:
-    values = source.stored.file.view(source.stored.entry)
-    region = array[source.part.target]
-    if source.part.is_transposed:
-        copy_transposed_as_float32(values, region)
-    else:
-        copy_as_float32(values, region)
+def _read(spec: ParameterSpec, sources: Sequence[Source]) -> np.ndarray[Any, Any]:
+    """One parameter, put together from its parts."""
+    array = np.empty(spec.shape, np.float32)
+    for source in sources:
+        values = source.stored.file.view(source.stored.entry)
+        region = array[source.part.target]
+        if source.part.is_transposed:
+            copy_transposed_as_float32(values, region)
+        else:
+            copy_as_float32(values, region)
+    return array

@@ -36,9 +36,11 @@ class LoadPlan:
 
     @property
     def num_bytes(self) -> int:
-        return sum(
-            source.stored.entry.num_bytes for parts in self.sources.values() for source in parts
-        )
+        return sum(map(self.num_bytes_of, self.sources))
+
+    def num_bytes_of(self, name: str) -> int:
+        """Bytes that the files hold of one parameter."""
+        return sum(source.stored.entry.num_bytes for source in self.sources[name])
 
 
 def plan_load(

@@ -1,6 +1,8 @@
 """Both layouts of one model load to the same canonical tensors, however their files are cut."""
 
 import json
+import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -151,3 +153,19 @@ def test_progress_counts_bytes_on_stderr_and_can_be_silent(make_checkpoint, caps
     assert captured.out == ""
     load_weights(folder, config, specs, lambda array, spec: None, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_loading_holds_one_parameter_at_a_time(make_checkpoint):
+    folder = make_checkpoint("vl", "hf")
+    config = load_model_config(folder)
+    specs = parameter_specs(config)
+    largest = max(4 * math.prod(spec.shape) for spec in specs.values())
+    load_weights(folder, config, specs, lambda array, spec: None, progress=False)
+    tracemalloc.start()
+    try:
+        load_weights(folder, config, specs, lambda array, spec: None, progress=False)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    bookkeeping = 400_000
+    assert peak < largest + bookkeeping, f"peak {peak}, largest parameter {largest}"
