@@ -1,1 +1,3 @@
 """The OpenAI-compatible translator in front of Triton."""
+
+__version__ = "0.1.0"

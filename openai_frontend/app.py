@@ -1,0 +1,63 @@
+"""The ASGI applications: the API, and /metrics alone for a port of its own."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from backend.errors import ErnieError
+from openai_frontend.endpoints.chat import chat_endpoint
+from openai_frontend.endpoints.completions import completions_endpoint
+from openai_frontend.endpoints.health import PATHS as HEALTH_PATHS
+from openai_frontend.endpoints.health import health_routes
+from openai_frontend.endpoints.metrics import metrics_route
+from openai_frontend.endpoints.models import model_routes
+from openai_frontend.endpoints.version import version_route
+from openai_frontend.error_response import (
+    handle_ernie_error,
+    handle_http_exception,
+    handle_unexpected,
+)
+from openai_frontend.middleware import ApiKeys, HttpMetrics, RequestId
+from openai_frontend.service import Service
+
+
+def create_app(service: Service) -> Starlette:
+    routes = [
+        Route("/v1/chat/completions", chat_endpoint(service), methods=["POST"]),
+        Route("/v1/completions", completions_endpoint(service), methods=["POST"]),
+        *model_routes(service),
+        *health_routes(service),
+        version_route(),
+    ]
+    if service.settings.serve_metrics:
+        routes.append(metrics_route(service))
+    middleware = [
+        Middleware(RequestId),
+        Middleware(HttpMetrics, metrics=service.metrics, paths=[route.path for route in routes]),
+    ]
+    if keys := service.settings.api_keys:
+        middleware.append(Middleware(ApiKeys, keys=keys, open_paths=HEALTH_PATHS))
+    return _application(routes, middleware)
+
+
+def create_metrics_app(service: Service) -> Starlette:
+    """Without keys: the operator's own port."""
+    return _application([metrics_route(service), *health_routes(service)], [])
+
+
+def _application(routes: list[Route], middleware: list[Middleware]) -> Starlette:
+    app = Starlette(
+        routes=routes,
+        middleware=middleware,
+        exception_handlers={
+            ErnieError: handle_ernie_error,
+            HTTPException: handle_http_exception,
+            Exception: handle_unexpected,
+        },
+    )
+    # A redirect is built from the Host header, which a client may write as it likes.
+    app.router.redirect_slashes = False
+    return app

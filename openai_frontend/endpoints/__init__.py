@@ -1,0 +1,1 @@
+"""One file per endpoint; each turns HTTP into calls of `Service` and nothing else."""

@@ -1,0 +1,67 @@
+"""The common half of the two generating endpoints: admission, body, decoding, reply."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from typing import Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from openai_frontend.body import ClientDisconnected, read_body
+from openai_frontend.protocol.formats import ReplyHead
+from openai_frontend.protocol.requests import ChatRequest, CompletionRequest
+from openai_frontend.reply import Plan, Reply
+from openai_frontend.service import Service
+
+# Decoding a larger body takes long enough to delay other streams' tokens.
+_THREAD_ABOVE_BYTES = 256 * 1024
+
+
+class MakePlan(Protocol):
+    def __call__(self, service: Service, body: bytes, started_at: float) -> Plan: ...
+
+
+class GeneratingEndpoint:
+    """An ASGI application. `make_plan` raises InvalidRequestError for what cannot be served."""
+
+    def __init__(self, service: Service, make_plan: MakePlan) -> None:
+        self._service = service
+        self._make_plan = make_plan
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        service = self._service
+        service.metrics.requests.inc()
+        with service.admission.admit():
+            started_at = time.monotonic()
+            try:
+                body = await read_body(scope, receive, service.settings.max_body_bytes)
+            except ClientDisconnected:
+                return
+            if len(body) > _THREAD_ABOVE_BYTES:
+                plan = await asyncio.to_thread(self._make_plan, service, body, started_at)
+            else:
+                plan = self._make_plan(service, body, started_at)
+            await Reply(service, plan, scope, receive, send).run()
+
+
+def reply_head(
+    service: Service, request: ChatRequest | CompletionRequest, id_prefix: str
+) -> ReplyHead:
+    options = request.stream_options
+    return ReplyHead(
+        id=f"{id_prefix}-{uuid.uuid4()}",
+        model=service.model_name(request.model),
+        created=int(time.time()),
+        choices_per_prompt=request.n or 1,
+        return_token_ids=request.return_token_ids,
+        include_usage=options is not None and options.include_usage,
+        continuous_usage=options is not None and options.continuous_usage_stats,
+    )
+
+
+def ask_for_token_ids(request: ChatRequest | CompletionRequest, head: ReplyHead) -> None:
+    """Usage in every chunk is counted from token ids, also where the client wants none."""
+    if head.continuous_usage:
+        request.return_token_ids = True

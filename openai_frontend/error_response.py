@@ -1,0 +1,69 @@
+"""Errors as OpenAI bodies, `{"error": {"message", "type", "param", "code"}}`, with their status."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from backend.errors import ErnieError, ErrorInfo, InternalError
+
+_RETRY_STATUSES = (429, 503)
+_DEFAULT_RETRY_S = 1.0
+_HTTP_ERRORS = {
+    404: ("not_found", "there is no {method} {path} here"),
+    405: ("method_not_allowed", "{path} does not take {method}"),
+}
+
+
+class _ErrorObject(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class _ErrorBody(msgspec.Struct, omit_defaults=True):
+    error: _ErrorObject
+    detail: str | None = None
+
+
+def error_body(info: ErrorInfo) -> bytes:
+    """FastDeploy's clients look for `detail` on a 429; it stands beside `error`."""
+    error = _ErrorObject(info.message, info.type, info.param, info.code)
+    return msgspec.json.encode(_ErrorBody(error, info.message if info.status == 429 else None))
+
+
+def error_response(info: ErrorInfo) -> Response:
+    headers = {}
+    if info.status in _RETRY_STATUSES:
+        headers["retry-after"] = str(math.ceil(info.retry_after_s or _DEFAULT_RETRY_S))
+    if info.status == 401:
+        headers["www-authenticate"] = "Bearer"
+    return Response(error_body(info), info.status, headers, "application/json")
+
+
+async def handle_ernie_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, ErnieError):
+        raise error
+    return error_response(error.info())
+
+
+async def handle_http_exception(request: Request, error: Exception) -> Response:
+    """The router's own refusals: unknown path, wrong method."""
+    if not isinstance(error, HTTPException):
+        raise error
+    code, text = _HTTP_ERRORS.get(error.status_code, ("invalid_request", "the request is refused"))
+    message = text.format(method=request.method, path=request.scope["path"][:200])
+    info = ErrorInfo(error.status_code, "invalid_request_error", code, message)
+    response = error_response(info)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def handle_unexpected(request: Request, error: Exception) -> Response:
+    """Our own mistake: the traceback goes to the log, never to the client."""
+    return error_response(InternalError("internal error; the server's log has the cause").info())

@@ -1,0 +1,1 @@
+"""Starting and stopping: flags, checkpoint folder, tritonserver's life, the HTTP listeners."""

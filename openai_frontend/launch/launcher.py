@@ -1,0 +1,157 @@
+"""The life of the service: load, serve, drain, stop.
+
+SIGTERM or SIGINT: /health turns 503, new requests are refused, running ones may finish, then
+tritonserver is stopped (it would break their streams). A second signal ends everything at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import uvloop
+
+from backend.errors import ConfigError, EngineUnavailableError
+from openai_frontend.app import create_app, create_metrics_app
+from openai_frontend.launch.checkpoint import Checkpoint
+from openai_frontend.launch.http_server import ApiServer
+from openai_frontend.launch.options import Options
+from openai_frontend.launch.supervisor import TritonSupervisor
+from openai_frontend.service import Service, ServiceSettings
+from openai_frontend.triton_client import TritonClient
+
+logger = logging.getLogger(__name__)
+
+Announce = Callable[[float], None]
+
+
+class Launcher:
+    """`announce` is called with the loading time in seconds just before serving starts."""
+
+    def __init__(
+        self,
+        options: Options,
+        checkpoint: Checkpoint,
+        repository: Path,
+        api_socket: socket.socket,
+        metrics_socket: socket.socket | None,
+        announce: Announce,
+    ) -> None:
+        self._options = options
+        self._checkpoint = checkpoint
+        self._repository = repository
+        self._api_socket = api_socket
+        self._metrics_socket = metrics_socket
+        self._announce = announce
+        self._signals: list[int] = []
+
+    def run(self) -> int:
+        """The process's exit status: 0 after a drained stop, 1 when the server could not go on,
+        128 + signal when it was told to end before it was ready or twice."""
+        return uvloop.run(self._run())
+
+    async def _run(self) -> int:
+        self._stop_asked, self._abort_asked = asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        client = TritonClient()
+        supervisor = TritonSupervisor(
+            self._options, self._checkpoint.folder, self._repository, client
+        )
+        try:
+            return await self._live(supervisor, client)
+        except (ConfigError, EngineUnavailableError) as error:
+            logger.error("%s", error.message)
+            return 2 if isinstance(error, ConfigError) else 1
+        finally:
+            await client.close()
+            await supervisor.stop(0.0 if self._abort_asked.is_set() else 10.0)
+
+    async def _live(self, supervisor: TritonSupervisor, client: TritonClient) -> int:
+        started = time.monotonic()
+        supervisor.start()
+        ready = asyncio.create_task(supervisor.wait_ready())
+        if not await _first_of(ready, self._stop_asked):
+            await supervisor.stop(1.0)
+            with contextlib.suppress(EngineUnavailableError):
+                await ready
+            return 128 + self._signals[0]
+        await ready
+        self._announce(time.monotonic() - started)
+        service = Service(client, self._service_settings())
+        servers = self._servers(service)
+        serving = [asyncio.create_task(server.run_until_stopped()) for server in servers]
+        watching = asyncio.create_task(supervisor.watch())
+        ending = asyncio.create_task(_why_it_ended(watching, serving))
+        is_broken = await _first_of(ending, self._stop_asked)
+        if is_broken:
+            logger.error("giving up: %s", ending.result())
+        draining = asyncio.create_task(
+            service.drain(0.0 if is_broken else self._options.drain_timeout_s)
+        )
+        await _first_of(draining, self._abort_asked)
+        watching.cancel()
+        await self._close(servers, serving)
+        if self._abort_asked.is_set():
+            return 128 + self._signals[-1]
+        return 1 if is_broken else 0
+
+    async def _close(self, servers: list[ApiServer], serving: list[asyncio.Task[None]]) -> None:
+        for server in servers:
+            server.should_exit = True
+            server.force_exit = self._abort_asked.is_set()
+        await asyncio.wait(serving, timeout=5.0)
+
+    def _servers(self, service: Service) -> list[ApiServer]:
+        host = self._options.host
+        servers = [ApiServer(create_app(service), self._api_socket, host, is_main=True)]
+        if self._metrics_socket is not None:
+            app = create_metrics_app(service)
+            servers.append(ApiServer(app, self._metrics_socket, host, is_main=False))
+        return servers
+
+    def _service_settings(self) -> ServiceSettings:
+        options = self._options
+        return ServiceSettings(
+            model_name=options.served_model_name or self._checkpoint.name,
+            enforce_model_name=options.served_model_name is not None,
+            api_keys=options.api_keys,
+            max_concurrency=options.max_concurrency,
+            max_body_bytes=options.max_body_bytes,
+            request_timeout_s=options.request_timeout_s,
+            ping_interval_s=options.ping_interval_s,
+            serve_metrics=self._metrics_socket is None,
+        )
+
+    def _on_signal(self, number: int) -> None:
+        self._signals.append(number)
+        if self._stop_asked.is_set():
+            self._abort_asked.set()
+        elif self._options.drain_timeout_s:
+            logger.info("finishing running requests; a second signal ends them at once")
+        self._stop_asked.set()
+
+
+async def _why_it_ended(watching: asyncio.Task[str], serving: list[asyncio.Task[None]]) -> str:
+    await asyncio.wait({watching, *serving}, return_when=asyncio.FIRST_COMPLETED)
+    if watching.done():
+        return watching.result()
+    errors = [task.exception() for task in serving if task.done()]
+    return f"the HTTP server ended: {errors[0] or 'without an error'}"
+
+
+async def _first_of(task: asyncio.Task[object], event: asyncio.Event) -> bool:
+    """Whether `task` ended before `event` was set."""
+    waiter = asyncio.create_task(event.wait())
+    try:
+        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        waiter.cancel()
+    return task.done()

@@ -1,0 +1,36 @@
+"""What the launcher was told, checked: built once from flags and environment, then passed down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Options:
+    """`model` is None for the default checkpoint. `metrics_port` is None for the API's own port.
+
+    `serving`: settings for the Triton models, by the names of `backend/config/serving.py`; only
+    what was set explicitly, the rest is `config.pbtxt`'s. `model_folders`: where a hub id is looked
+    for. `warnings`: one sentence per flag that was accepted without effect.
+    """
+
+    host: str = "0.0.0.0"  # noqa: S104
+    port: int = 8180
+    metrics_port: int | None = None
+    api_keys: tuple[str, ...] = ()
+    max_concurrency: int = 512
+    drain_timeout_s: float = 90.0
+    request_timeout_s: float = 3600.0
+    max_body_bytes: int = 32 * 2**20
+    ping_interval_s: float = 15.0
+    model: str | None = None
+    served_model_name: str | None = None
+    triton_grpc_port: int = 0
+    triton_http_port: int = 0
+    triton_metrics_port: int = 0
+    serving: dict[str, Any] = field(default_factory=dict)
+    model_folders: tuple[Path, ...] = ()
+    cache_folder: Path = Path("checkpoints")
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,54 @@
+"""What the two generating endpoints differ in: how answers and stream chunks look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from backend.wire import Event
+from openai_frontend.protocol.answer import Answer
+
+DATA = b"data: "
+END = b"\n\n"
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
+
+encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True)
+class ReplyHead:
+    """The part of a reply that is known before generation. `created`: Unix seconds."""
+
+    id: str
+    model: str
+    created: int
+    choices_per_prompt: int = 1
+    return_token_ids: bool = False
+    include_usage: bool = False
+    continuous_usage: bool = False
+
+    def prefix(self, object_name: str) -> bytes:
+        """The beginning of every stream chunk, up to its choices."""
+        head = {
+            "id": self.id,
+            "object": object_name,
+            "created": self.created,
+            "model": self.model,
+        }
+        return DATA + encode(head)[:-1]
+
+
+class Format(Protocol):
+    """Stateless but for what `chunk` must know of earlier chunks of the same stream."""
+
+    def chunk(self, index: int, event: Event, answers: Sequence[Answer], elapsed_s: float) -> bytes:
+        """Stream bytes for an event of choice `index` (already in `answers`); may be empty."""
+        ...
+
+    def usage_chunk(self, answers: Sequence[Answer]) -> bytes: ...
+
+    def body(self, answers: Sequence[Answer]) -> bytes: ...

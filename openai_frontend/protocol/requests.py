@@ -1,0 +1,172 @@
+"""Request bodies: `backend.wire.GenerateRequest` plus what only the HTTP side needs.
+
+`n` and lists of prompts become several GenerateRequests here; everything else a client may send is
+checked by the preprocessor, so that a raw Triton client gets the same answers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from backend import wire
+from backend.errors import InvalidRequestError
+from backend.request import MAX_SEED
+from backend.wire import GenerateRequest
+
+MAX_CHOICES_PER_PROMPT = 16
+MAX_CHOICES = 128
+MAX_MESSAGES = 2048
+MAX_PARTS = 256
+MAX_TOOLS = 128
+MAX_JSON_DEPTH = 64
+MAX_JSON_NODES = 100_000
+
+
+class ChatRequest(GenerateRequest):
+    """Body of /v1/chat/completions."""
+
+    n: int | None = None
+
+
+class CompletionRequest(GenerateRequest):
+    """Body of /v1/completions. `prompt`: text, token ids, or a list of either."""
+
+    prompt: Any = None
+    n: int | None = None
+
+
+R = TypeVar("R", ChatRequest, CompletionRequest)
+
+
+def decode_body(body: bytes, kind: type[R]) -> R:
+    """Raises InvalidRequestError naming the field. A null on the top level means "not given"."""
+    try:
+        return wire.decode(body, kind)
+    except InvalidRequestError:
+        without_nulls = _without_nulls(body)
+        if without_nulls is None:
+            raise
+    return wire.decode(without_nulls, kind)
+
+
+def check_chat(request: ChatRequest) -> None:
+    """Raises InvalidRequestError for what the HTTP side must refuse by itself."""
+    if not request.messages:
+        raise InvalidRequestError(
+            "messages is missing or empty", param="messages", code="missing_required_parameter"
+        )
+    if len(request.messages) > MAX_MESSAGES:
+        raise _too_many("messages", len(request.messages), MAX_MESSAGES)
+    for index, message in enumerate(request.messages):
+        if isinstance(message.content, list) and len(message.content) > MAX_PARTS:
+            raise _too_many(f"messages[{index}].content", len(message.content), MAX_PARTS)
+    request.prompt = None
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidRequestError("top_logprobs needs logprobs: true", param="top_logprobs")
+    _check_common(request)
+
+
+def check_completion(request: CompletionRequest) -> None:
+    request.messages = None
+    _check_common(request)
+
+
+def split_prompts(prompt: Any) -> list[str | list[int]]:
+    """One entry per prompt. Raises InvalidRequestError for anything but the four legal forms."""
+    if prompt is None or prompt == []:
+        raise InvalidRequestError(
+            "prompt is missing or empty", param="prompt", code="missing_required_parameter"
+        )
+    if isinstance(prompt, str) or _is_ids(prompt):
+        return [prompt]
+    if isinstance(prompt, list) and (
+        all(isinstance(item, str) for item in prompt) or all(_is_ids(item) for item in prompt)
+    ):
+        return prompt
+    raise InvalidRequestError(
+        "prompt must be a string, a list of token ids, or a list of either", param="prompt"
+    )
+
+
+def expand(
+    request: ChatRequest | CompletionRequest, prompts: list[str | list[int]] | None
+) -> list[bytes]:
+    """The encoded GenerateRequests of a body, n per prompt, in the order of the choices.
+
+    Choice k of a prompt samples with seed + k, so that the choices differ and can be repeated.
+    """
+    n = 1 if request.n is None else request.n
+    if not 1 <= n <= MAX_CHOICES_PER_PROMPT:
+        raise InvalidRequestError(
+            f"n is {n}; it must be in [1, {MAX_CHOICES_PER_PROMPT}]", param="n"
+        )
+    num_prompts = len(prompts) if prompts is not None else 1
+    if num_prompts * n > MAX_CHOICES:
+        raise _too_many("prompt", num_prompts * n, MAX_CHOICES)
+    encoded = []
+    for index in range(num_prompts):
+        for choice in range(n):
+            changes: dict[str, Any] = {"n": None}
+            if prompts is not None:
+                changes["prompt"] = prompts[index]
+            if request.seed is not None and 0 <= request.seed <= MAX_SEED:
+                changes["seed"] = (request.seed + choice) % (MAX_SEED + 1)
+            encoded.append(wire.encode(msgspec.structs.replace(request, **changes)))
+    return encoded
+
+
+def _check_common(request: ChatRequest | CompletionRequest) -> None:
+    if request.stream_options is not None and not request.stream:
+        raise InvalidRequestError("stream_options needs stream: true", param="stream_options")
+    if request.tools is not None and len(request.tools) > MAX_TOOLS:
+        raise _too_many("tools", len(request.tools), MAX_TOOLS)
+    for index, tool in enumerate(request.tools or ()):
+        _check_depth(tool.function.parameters, f"tools[{index}].function.parameters")
+    for name in ("metadata", "chat_template_kwargs", "mm_processor_kwargs"):
+        _check_depth(getattr(request, name), name)
+
+
+def _check_depth(value: Any, param: str) -> None:
+    """Free-form JSON is walked and printed further on: bound its depth and size here."""
+    level, depth, nodes = [value], 0, 0
+    while level:
+        depth += 1
+        nodes += len(level)
+        if depth > MAX_JSON_DEPTH or nodes > MAX_JSON_NODES:
+            raise InvalidRequestError(
+                f"{param} is nested deeper than {MAX_JSON_DEPTH} levels or has more than "
+                f"{MAX_JSON_NODES} values",
+                param=param,
+            )
+        level = [
+            child
+            for item in level
+            if isinstance(item, dict | list)
+            for child in (item.values() if isinstance(item, dict) else item)
+        ]
+
+
+def _is_ids(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+    )
+
+
+def _without_nulls(body: bytes) -> bytes | None:
+    """The same object without its null members; None when there are none."""
+    if b"null" not in body:
+        return None
+    try:
+        members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    kept = {name: value for name, value in members.items() if bytes(value).strip() != b"null"}
+    return msgspec.json.encode(kept) if len(kept) < len(members) else None
+
+
+def _too_many(param: str, number: int, limit: int) -> InvalidRequestError:
+    return InvalidRequestError(f"{param} has {number} entries; the limit is {limit}", param=param)

@@ -1,0 +1,86 @@
+"""What the endpoints share: the upstream, its status, the door, the metrics, the settings."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from backend.errors import EngineUnavailableError, ErnieError, ModelNotFoundError
+from openai_frontend.admission import Admission
+from openai_frontend.engine_status import EngineStatus
+from openai_frontend.frontend_metrics import FrontendMetrics
+from openai_frontend.generation import Generation
+from openai_frontend.upstream import Upstream
+
+ANY_NAME = "default"
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """`model_name` is what /v1/models lists; it is enforced only if `enforce_model_name`."""
+
+    model_name: str = ANY_NAME
+    enforce_model_name: bool = False
+    api_keys: tuple[str, ...] = ()
+    max_concurrency: int = 512
+    max_body_bytes: int = 32 * 2**20
+    request_timeout_s: float = 3600.0
+    ping_interval_s: float = 15.0
+    serve_metrics: bool = True
+
+
+class Service:
+    def __init__(self, upstream: Upstream, settings: ServiceSettings) -> None:
+        self.upstream = upstream
+        self.settings = settings
+        self.status = EngineStatus(upstream)
+        self.metrics = FrontendMetrics()
+        self.admission = Admission(settings.max_concurrency)
+        self._generations: set[Generation] = set()
+        self._stopping: set[asyncio.Task[None]] = set()
+
+    def model_name(self, asked: str) -> str:
+        """The name to answer with. Raises ModelNotFoundError when only one name is served."""
+        if not self.settings.enforce_model_name:
+            return asked or ANY_NAME
+        if asked not in (self.settings.model_name, ANY_NAME, ""):
+            raise ModelNotFoundError(
+                f"there is no model {asked[:200]!r} here; the model is "
+                f"{self.settings.model_name!r} (or 'default')",
+                param="model",
+            )
+        return self.settings.model_name
+
+    def open(self, request_id: str, requests: list[bytes], media: list[bytes]) -> Generation:
+        generation = Generation(self.upstream, request_id, requests, media)
+        self._generations.add(generation)
+        return generation
+
+    def close(self, generation: Generation) -> None:
+        """End a generation; what is still running is stopped in the background."""
+        self._generations.discard(generation)
+        stopping = generation.finish()
+        if stopping is not None:
+            self._stopping.add(stopping)
+            stopping.add_done_callback(self._stopping.discard)
+
+    def interrupt_all(self, error: ErnieError) -> None:
+        """Answer all running requests with `error`."""
+        for generation in self._generations:
+            generation.interrupt(error)
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Refuse new requests and wait for the running ones; those left over get an error.
+
+        Returns whether all finished by themselves.
+        """
+        self.admission.drain()
+        finished = await self.admission.wait_idle(timeout_s)
+        if not finished:
+            self.interrupt_all(
+                EngineUnavailableError("the server is shutting down", code="shutting_down")
+            )
+            await self.admission.wait_idle(1.0)
+        if self._stopping:
+            await asyncio.wait(self._stopping)
+        return finished

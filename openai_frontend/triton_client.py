@@ -1,0 +1,198 @@
+"""Triton over gRPC: one ModelStreamInfer stream per request, over a few channels.
+
+    client = TritonClient()
+    client.connect("127.0.0.1:8001")
+    async for event in client.generate("chatcmpl-1", request, []):
+        ...
+
+The end of a stream is in-band (`Event.is_last`). Text that Triton reports goes to the log, never to
+a client: it may name paths and shared-memory keys.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import re
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
+
+import grpc
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+
+from backend import wire
+from backend.errors import EngineUnavailableError, InternalError
+from backend.wire import EngineOutput, EngineRequest, Event
+
+logger = logging.getLogger(__name__)
+
+ENSEMBLE = "ernie_chat"
+ENGINE = "ernie_engine"
+NUM_CHANNELS = 4
+CLOSE_TIMEOUT_S = 2.0
+PROBE_TIMEOUT_S = 5.0
+
+MODEL_UNAVAILABLE = "model_unavailable"
+"""Code of an EngineUnavailableError that came as an answer of a running server."""
+
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # Without a pool of its own, channels of one address share one connection.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.enable_http_proxy", 0),
+)
+# Texts of Triton that mean "not now" rather than "not ever".
+_UNAVAILABLE = re.compile(
+    r"not healthy|unhealthy|not ready|unknown model|unavailable|exiting|Stub process", re.I
+)
+_PROBE_REQUEST = b"{}"
+
+
+class TritonClient:
+    """Implements `Upstream`. `connect` must be called first, and again when the server moved."""
+
+    def __init__(self, num_channels: int = NUM_CHANNELS) -> None:
+        self._num_channels = num_channels
+        self._channels: list[Any] = []
+        self._stubs: itertools.cycle[Any] = itertools.cycle(())
+
+    def connect(self, url: str) -> None:
+        """Use the server at `url` (host:port) for requests from now on."""
+        self._channels = [
+            grpc.aio.insecure_channel(url, options=_CHANNEL_OPTIONS)
+            for _ in range(self._num_channels)
+        ]
+        self._stubs = itertools.cycle(
+            [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in self._channels]
+        )
+
+    async def close(self) -> None:
+        """Close all connections; streams still open on them fail."""
+        channels, self._channels = self._channels, []
+        for channel in channels:
+            await channel.close(grace=None)
+
+    async def generate(
+        self, request_id: str, request: bytes, media: Sequence[bytes]
+    ) -> AsyncIterator[Event]:
+        inputs = [("REQUEST", "BYTES", [1], _pack([request]))]
+        if media:
+            inputs.append(("MEDIA", "BYTES", [len(media)], _pack(media)))
+        message = _infer_request(ENSEMBLE, request_id, inputs)
+        async with contextlib.aclosing(self._stream(message)) as outputs:
+            async for output in outputs:
+                event = wire.decode(output[4:], Event)  # BYTES: a 4-byte length before the text
+                yield event
+                if event.is_last:
+                    return
+
+    async def stop(self, request_id: str) -> None:
+        await self._ask_engine(EngineRequest(op="stop", request_id=request_id))
+
+    async def stats(self) -> dict[str, Any]:
+        output = await self._ask_engine(EngineRequest(op="stats"))
+        if output.error is not None:
+            raise EngineUnavailableError(output.error.message)
+        return output.stats or {}
+
+    async def probe(self) -> None:
+        """An empty REQUEST goes through all three models and comes back as an error EVENT."""
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._probe(), PROBE_TIMEOUT_S)
+
+    async def is_live(self, timeout_s: float) -> bool:
+        """Whether the server's own process answers, whatever its models do."""
+        try:
+            await self._stub().ServerLive(service_pb2.ServerLiveRequest(), timeout=timeout_s)
+        except grpc.aio.AioRpcError:
+            return False
+        return True
+
+    async def _probe(self) -> None:
+        try:
+            async for _ in self.generate(f"probe-{uuid.uuid4().hex}", _PROBE_REQUEST, []):
+                pass
+        except InternalError:
+            raise EngineUnavailableError(
+                "a model of the inference server failed", code=MODEL_UNAVAILABLE
+            ) from None
+
+    async def _ask_engine(self, request: EngineRequest) -> EngineOutput:
+        request_id = request.request_id or f"{request.op}-{uuid.uuid4().hex}"
+        data = wire.encode(request)
+        message = _infer_request(
+            ENGINE, request_id, [("ENGINE_REQUEST", "UINT8", [len(data)], data)]
+        )
+        async with contextlib.aclosing(self._stream(message)) as outputs:
+            async for output in outputs:
+                return wire.decode(output, EngineOutput)
+        raise EngineUnavailableError("the engine did not answer")
+
+    async def _stream(self, message: Any) -> AsyncGenerator[bytes, None]:
+        """The first output of each response to `message`; responses without one are skipped."""
+        call = self._stub().ModelStreamInfer()
+        try:
+            await call.write(message)
+            await call.done_writing()
+            while (response := await call.read()) is not grpc.aio.EOF:
+                if response.error_message:
+                    raise _server_error(response.error_message)
+                outputs = response.infer_response.raw_output_contents
+                if outputs:
+                    yield outputs[0]
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            logger.warning("Triton: %s", _one_line(error))
+            raise EngineUnavailableError("the inference server is not available") from None
+        finally:
+            await _finish(call)
+
+    def _stub(self) -> Any:
+        if not self._channels:
+            raise EngineUnavailableError("the inference server is not connected")
+        return next(self._stubs)
+
+
+async def _finish(call: Any) -> None:
+    """Let the server end the stream; a call dropped before that is a cancellation to it."""
+    if call.done():
+        return
+    try:
+        await asyncio.wait_for(call.read(), CLOSE_TIMEOUT_S)
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError, asyncio.TimeoutError):
+        call.cancel()
+
+
+def _infer_request(
+    model: str, request_id: str, inputs: Sequence[tuple[str, str, list[int], bytes]]
+) -> Any:
+    message = service_pb2.ModelInferRequest(model_name=model, id=request_id)
+    for name, datatype, shape, data in inputs:
+        message.inputs.add(name=name, datatype=datatype, shape=shape)
+        message.raw_input_contents.append(data)
+    return message
+
+
+def _pack(items: Sequence[bytes]) -> bytes:
+    """Triton's BYTES tensor: each element after its length as 4 little-endian bytes."""
+    return b"".join(part for item in items for part in (len(item).to_bytes(4, "little"), item))
+
+
+def _server_error(text: str) -> EngineUnavailableError | InternalError:
+    logger.warning("Triton: %s", _one_line(text))
+    if _UNAVAILABLE.search(text):
+        return EngineUnavailableError(
+            "a model of the inference server is not available", code=MODEL_UNAVAILABLE
+        )
+    return InternalError("the inference server failed; its log has the cause")
+
+
+def _one_line(text: object) -> str:
+    if isinstance(text, grpc.aio.AioRpcError):
+        text = f"{text.code().name}: {text.details()}"
+    return repr(str(text))[:500]
