@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jinja2
 import numpy as np
 import pytest
 import safetensors
@@ -190,3 +191,48 @@ def test_rounding_to_bfloat16_picks_the_nearest(value):
     values = (neighbours.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     distances = np.abs(values - float(exact[0]))
     assert distances[1] == np.nanmin(distances)
+
+
+TURNS = [
+    {"role": "system", "content": "You are helpful."},
+    {"role": "user", "content": "Hi"},
+    {"role": "assistant", "content": "Hello!"},
+]
+PICTURE = {"type": "image_url", "image_url": {"url": "data:,"}}
+PARTS = [PICTURE, {"type": "video_url"}, {"type": "text", "text": "Compare."}, PICTURE]
+MEDIA_PROMPT = (
+    "<|begin_of_sentence|>User: Picture 1:<|IMAGE_START|><|image@placeholder|><|IMAGE_END|>"
+    "Video 1:<|VIDEO_START|><|video@placeholder|><|VIDEO_END|>Compare."
+    "Picture 2:<|IMAGE_START|><|image@placeholder|><|IMAGE_END|>\nAssistant: <think>"
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "messages", "options", "prompt"),
+    [
+        (
+            "dense",
+            [*TURNS, {"role": "user", "content": "Bye"}],
+            {},
+            "<|begin_of_sentence|>You are helpful.\nUser: Hi\n"
+            "Assistant: Hello!<|end_of_sentence|>User: Bye\nAssistant: ",
+        ),
+        (
+            "vl",
+            [*TURNS, {"role": "user", "content": "Bye"}],
+            {"enable_thinking": False},
+            "<|begin_of_sentence|>You are helpful.\nUser: Hi\n"
+            "Assistant: Hello!<|end_of_sentence|>User: Bye\n"
+            "Assistant: <think>\n\n</think>\n\n",
+        ),
+        ("vl", [{"role": "user", "content": PARTS}], {}, MEDIA_PROMPT),
+    ],
+)
+def test_the_carried_templates_render_the_released_prompts(
+    kind, messages, options, prompt, make_checkpoint
+):
+    folder = make_checkpoint(kind, chat_template=True)
+    source = json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
+    template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(source)
+    rendered = template.render(messages=messages, add_generation_prompt=True, **options)
+    assert rendered == prompt
