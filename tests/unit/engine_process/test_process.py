@@ -1,4 +1,3 @@
-import importlib.util
 import os
 import signal
 import socket
@@ -26,10 +25,7 @@ from backend.engine.protocol import (
 )
 from backend.request import FinishReason
 from backend.wire import PixelHandle
-
-spec = importlib.util.spec_from_file_location("fake_core", Path(__file__).with_name("fake_core.py"))
-fake_core = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(fake_core)
+from tests.unit.engine_process.fake_core import FakeCore
 
 
 class Engine:
@@ -37,7 +33,7 @@ class Engine:
 
     def __init__(self):
         ours, theirs = socket.socketpair()
-        self.core = fake_core.FakeCore()
+        self.core = FakeCore()
         self.connection = Connection(ours)
         self.error = None
         self._theirs = Connection(theirs)
