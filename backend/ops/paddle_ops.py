@@ -28,11 +28,11 @@ class PaddleOps:
     def __init__(self, device: str, threads: int = 0) -> None:
         try:
             paddle.set_device(device)
-        except (ValueError, RuntimeError):
+        except (ValueError, RuntimeError, OSError):
             raise ConfigError(
-                f"device {device!r} is not available to the installed PaddlePaddle "
-                f"{paddle.__version__}; it serves: {', '.join(paddle.device.get_all_device_type())}"
-                " (an NVIDIA GPU needs paddlepaddle-gpu, a Kunlunxin card paddlepaddle-xpu)"
+                f"device {device!r} is not available: the installed PaddlePaddle "
+                f"{paddle.__version__} is built for {_built_for()} (an NVIDIA GPU needs the wheel "
+                "paddlepaddle-gpu, a Kunlunxin card paddlepaddle-xpu)"
             ) from None
         if threads and device == "cpu":
             paddle.base.core.set_num_threads(threads)
@@ -167,3 +167,12 @@ class PaddleOps:
 
     def group_rows(self, x: Tensor, size: int) -> Tensor:
         return x.reshape([-1, size * x.shape[1]])
+
+
+def _built_for() -> str:
+    devices = ["cpu"]
+    if paddle.device.is_compiled_with_cuda():
+        devices.append("gpu")
+    if paddle.device.is_compiled_with_xpu():
+        devices.append("xpu")
+    return ", ".join(devices)
