@@ -27,6 +27,8 @@ SPECIAL = [
     "</tool_call>",
     "<|im_start|>",
     "<|im_end|>",
+    "<|VIDEO_START|>",
+    "<|VIDEO_END|>",
 ]
 
 
