@@ -19,6 +19,7 @@ import contextlib
 import http.client
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -46,6 +47,11 @@ _EXEC_WITH_PARENT = (
     "ctypes.CDLL(None).prctl(1,int(signal.SIGTERM));"
     "os.getppid()==int(sys.argv[1]) or sys.exit(1);"
     "os.execv(sys.argv[2],sys.argv[2:])"
+)
+
+# What a model's initialize raised; Triton adds the place, which is for the log alone.
+_LOAD_FAILURE = re.compile(
+    r"""failed to load '(\w+)' version \d+: [\w ]+: (?:TritonModelException: )?(.*?)(?:\\n|"\n)"""
 )
 
 
@@ -160,13 +166,14 @@ class TritonProcess:
             connection.close()
 
     def failure_reason(self) -> str:
-        """Why the server could not start: the text of the model that failed, or the last error."""
-        lines = [line.rstrip() for line in self._lines]
-        for mark in ("failed to load '", "error: ", '] "', "E1", "Failed", "failed"):
-            for line in reversed(lines):
-                if mark in line:
-                    return line
-        return lines[-1] if lines else "it printed nothing"
+        """Why the server could not start, in the words of the models that failed to load."""
+        text = self.log()
+        failures = [f"{model}: {reason}" for model, reason in _LOAD_FAILURE.findall(text)]
+        if failures:
+            return "; ".join(dict.fromkeys(failures))
+        lines = text.splitlines()
+        errors = [line for line in lines if line.startswith("E") or "rror: " in line]
+        return (errors or lines or ["it printed nothing"])[-1]
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the server to end by itself; None when it did not within `timeout_s`."""

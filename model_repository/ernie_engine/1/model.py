@@ -22,7 +22,7 @@ from backend.config.serving import EngineSettings, load_settings
 from backend.engine.client import EngineClient
 from backend.engine.metrics import EngineMetrics
 from backend.engine.stream import error_output
-from backend.errors import ErnieError, InternalError
+from backend.errors import ErnieError, InternalError, InvalidRequestError
 from backend.stub import arguments
 
 METRICS_S = 1.0
@@ -84,7 +84,9 @@ class TritonPythonModel:
         self._client.close()
 
     def _submit(self, request, responder: TritonResponder) -> None:
-        data = pb_utils.get_input_tensor_by_name(request, "ENGINE_REQUEST").as_numpy()
+        data = _array(request, "ENGINE_REQUEST")
+        if data is None:  # Triton counts inputs, it does not look for the one that is required
+            raise InvalidRequestError("ENGINE_REQUEST is missing", param="ENGINE_REQUEST")
         message = wire.decode(data.tobytes(), wire.EngineRequest)
         message.request_id = message.request_id or request.request_id()
         self._client.submit(

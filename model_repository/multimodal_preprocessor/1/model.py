@@ -37,13 +37,12 @@ class TritonPythonModel:
 
     def execute(self, requests) -> None:
         for request in requests:
-            media = pb_utils.get_input_tensor_by_name(request, "MEDIA")
             self._pool.submit(
                 Job(
-                    body=bytes(
-                        pb_utils.get_input_tensor_by_name(request, "REQUEST").as_numpy().flat[0]
-                    ),
-                    media=[] if media is None else [bytes(item) for item in media.as_numpy().flat],
+                    # Without REQUEST (Triton counts inputs, it does not look for the required one)
+                    # this is no valid JSON, which is answered as such.
+                    body=b"".join(_strings(request, "REQUEST")),
+                    media=_strings(request, "MEDIA"),
                     request_id=request.request_id(),
                     reply=partial(_reply, request.get_response_sender()),
                 )
@@ -51,6 +50,11 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._pool.close()
+
+
+def _strings(request, name: str) -> list[bytes]:
+    tensor = pb_utils.get_input_tensor_by_name(request, name)
+    return [] if tensor is None else [bytes(item) for item in tensor.as_numpy().flat]
 
 
 def _reply(sender, result: EngineInput) -> None:
