@@ -1,0 +1,93 @@
+"""/v1/completions over the ASGI interface."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.request import FinishReason
+from backend.wire import EventLogprob, EventTopLogprob
+from tests.unit.frontend.fake_triton import FakeTriton, finish, text
+
+URL = "/v1/completions"
+
+
+async def test_a_collected_completion_is_plain_text(make_client):
+    triton = FakeTriton([text("Bei"), finish("jing", FinishReason.LENGTH)])
+    reply = (await make_client(triton).post(URL, json={"prompt": "Capital?"})).json()
+    assert reply["id"].startswith("cmpl-")
+    assert reply["object"] == "text_completion"
+    assert reply["choices"] == [
+        {"index": 0, "text": "Beijing", "logprobs": None, "finish_reason": "length"}
+    ]
+    assert triton.sent[0].request.prompt == "Capital?"
+    assert triton.sent[0].request.messages is None
+
+
+async def test_a_streamed_completion_has_no_empty_chunks(make_client, parse_stream):
+    triton = FakeTriton([text("Bei"), text(""), finish("jing")])
+    reply = await make_client(triton).post(URL, json={"prompt": "x", "stream": True})
+    *chunks, done = parse_stream(reply.text)
+    assert done == "[DONE]"
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["Bei", "jing"]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, "stop"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "expected"),
+    [
+        ("one", ["one"]),
+        ([1, 2, 3], [[1, 2, 3]]),
+        (["one", "two"], ["one", "one", "two", "two"]),
+        ([[1], [2, 3]], [[1], [1], [2, 3], [2, 3]]),
+    ],
+)
+async def test_each_prompt_becomes_n_requests_in_order(make_client, prompt, expected):
+    n = len(expected) // (len(prompt) if len(expected) > 1 else 1)
+    triton = FakeTriton([finish("x")])
+    reply = (await make_client(triton).post(URL, json={"prompt": prompt, "n": n})).json()
+    assert [sent.request.prompt for sent in triton.sent] == expected
+    assert [choice["index"] for choice in reply["choices"]] == list(range(len(expected)))
+    num_prompts = len(expected) // n
+    assert reply["usage"]["prompt_tokens"] == 7 * num_prompts
+    assert reply["usage"]["completion_tokens"] == 3 * len(expected)
+
+
+@pytest.mark.parametrize("prompt", [None, [], {}, 3, ["a", 1], [["a"]], [[]], [True]])
+async def test_other_prompts_are_refused(make_client, prompt):
+    reply = await make_client(FakeTriton([finish()])).post(URL, json={"prompt": prompt})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == "prompt"
+
+
+async def test_logprobs_have_the_completions_shape(make_client):
+    tops = (EventTopLogprob("b", -1.5, 2),)
+    script = [
+        text("ab", logprobs=[EventLogprob("a", -0.5, 1, None, tops), EventLogprob("b", -0.1, 2)]),
+        finish("c", logprobs=[EventLogprob("c", -0.2, 3)]),
+    ]
+    reply = await make_client(FakeTriton(script)).post(URL, json={"prompt": "x", "logprobs": 1})
+    assert reply.json()["choices"][0]["logprobs"] == {
+        "tokens": ["a", "b", "c"],
+        "token_logprobs": [-0.5, -0.1, -0.2],
+        "top_logprobs": [{"b": -1.5}, {}, {}],
+        "text_offset": [0, 1, 2],
+    }
+
+
+async def test_token_ids_are_returned_when_asked_for(make_client, parse_stream):
+    script = [text("a", token_ids=[1], prompt_token_ids=[7, 8]), finish(token_ids=[2])]
+    body = {"prompt": "x", "return_token_ids": True}
+    choice = (await make_client(FakeTriton(script)).post(URL, json=body)).json()["choices"][0]
+    assert (choice["prompt_token_ids"], choice["completion_token_ids"]) == ([7, 8], [1, 2])
+    reply = await make_client(FakeTriton(script)).post(URL, json={**body, "stream": True})
+    choices = [chunk["choices"][0] for chunk in parse_stream(reply.text)[:-1]]
+    assert [choice["completion_token_ids"] for choice in choices] == [[1], [2]]
+    assert choices[0]["prompt_token_ids"] == [7, 8]
+
+
+async def test_usage_chunk_and_stop_reason(make_client, parse_stream):
+    body = {"prompt": "x", "stream": True, "stream_options": {}}
+    triton = FakeTriton([text("a"), finish(stop_reason="END")])
+    chunks = parse_stream((await make_client(triton).post(URL, json=body)).text)
+    assert chunks[-2]["usage"]["total_tokens"] == 10
+    assert chunks[-3]["choices"][0]["stop_reason"] == "END"
