@@ -40,7 +40,13 @@ BANNED = {
     "model_repository": {"starlette", "uvicorn", "paddle", "pickle"},
 }
 
-TENSOR_FREE = ("scheduler", "kv_cache", "parsers")
+TENSOR_LIBRARIES = {"paddle", "torch", "kernels"}
+TENSOR_FREE = {
+    "scheduler": TENSOR_LIBRARIES,
+    "kv_cache": TENSOR_LIBRARIES,
+    "parsers": TENSOR_LIBRARIES | {"numpy"},
+}
+"""Host arrays (numpy) are how token ids travel; a scheduler that knows devices is another thing."""
 
 
 def _imports(path: Path) -> list[str]:
@@ -137,10 +143,11 @@ def test_paddle_is_imported_only_by_its_ops() -> None:
 def test_scheduling_and_parsing_know_no_tensors() -> None:
     found = [
         f"{path.relative_to(ROOT)} imports {name}"
+        for module, banned in TENSOR_FREE.items()
         for path in _files("backend")
-        if path.relative_to(ROOT / "backend").parts[0].removesuffix(".py") in TENSOR_FREE
+        if path.relative_to(ROOT / "backend").parts[0].removesuffix(".py") == module
         for name in _imports(path)
-        if name.split(".")[0] in {"numpy", "paddle", "torch", "kernels"}
+        if name.split(".")[0] in banned
     ]
     assert found == []
 
