@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 from backend.errors import ConfigError
 from backend.ops.interface import AttentionShape, KvCache, Ops, RowSplit, Step, Tensor
 from backend.ops.rope import RopeSpec
@@ -45,7 +47,10 @@ def _create_paddle_ops(device: str, threads: int) -> Ops:
 
         tune_cpu_process()
     try:
-        from backend.ops.paddle_ops import PaddleOps
+        with warnings.catch_warnings():
+            # Paddle looks for a compiler cache at import; nothing is compiled here.
+            warnings.filterwarnings("ignore", message="No ccache found")
+            from backend.ops.paddle_ops import PaddleOps
     except ImportError:
         raise ConfigError(
             f"executor paddle needs a PaddlePaddle wheel for device {device}, and none is installed"
