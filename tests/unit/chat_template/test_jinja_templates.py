@@ -250,13 +250,14 @@ def test_the_sandbox_holds_and_failures_quote_nothing(make: Any, source: str) ->
     "source",
     [
         "{{ 'a' * 10**10 if messages[0].content else 'ok' }}",
+        "{{ (messages[0].role[:1] * (300 * 2**20)) | length if messages[0].content else 'ok' }}",
         "{% if messages[0].content %}{% set ns = namespace(t='aaaaaaaa') %}"
         "{% for i in range(60) %}{% set ns.t = ns.t + ns.t %}{% endfor %}{{ ns.t }}"
         "{% else %}ok{% endif %}",
         "{% if messages[0].content %}{% for a in range(99999) %}{% for b in range(99999) %}"
         "{% endfor %}{% endfor %}{% else %}ok{% endif %}",
     ],
-    ids=["one large string", "doubling", "endless loop"],
+    ids=["one large string", "300 MiB", "doubling", "endless loop"],
 )
 def test_memory_and_time_are_bounded_and_the_next_request_is_served(
     make: Any, source: str, monkeypatch: pytest.MonkeyPatch

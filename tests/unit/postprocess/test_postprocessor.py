@@ -168,6 +168,15 @@ def test_a_stop_string_ends_the_stream_and_the_engine_is_told(
     assert postprocessor.num_open_streams == 0
 
 
+def test_the_beginning_of_a_stop_string_at_the_end_is_text(
+    postprocessor: Postprocessor, tokenizer: Tokenizer
+) -> None:
+    ids = tokenizer.encode_text("how are")
+    for stream in (True, False):
+        spec = PostprocessSpec(stream=stream, stop=("are you",))
+        assert whole(run(postprocessor, outputs(ids, spec))).content == "how are"
+
+
 def test_an_error_after_a_stop_string_does_not_spoil_the_answer(
     postprocessor: Postprocessor, tokenizer: Tokenizer
 ) -> None:
