@@ -6,19 +6,13 @@ checkpoint cannot be served.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from backend.errors import ConfigError
-from openai_frontend.launch.checkpoint import (
-    DEFAULT_PARSERS,
-    Checkpoint,
-    default_checkpoint,
-    find_checkpoint,
-)
+from openai_frontend.launch.checkpoint import Checkpoint, default_checkpoint, find_checkpoint
 from openai_frontend.launch.options import Options
 from openai_frontend.launch.parsing import PROGRAM, parse_options
 
@@ -32,19 +26,16 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     try:
         options = parse_options(arguments, folder=PROJECT)
-        options, checkpoint = _choose_checkpoint(options)
-        return _serve(options, checkpoint)
+        return _serve(options, _choose_checkpoint(options))
     except ConfigError as error:
         print(f"{PROGRAM}: {error.message}", file=sys.stderr)
         return 2
 
 
-def _choose_checkpoint(options: Options) -> tuple[Options, Checkpoint]:
+def _choose_checkpoint(options: Options) -> Checkpoint:
     if options.model is not None:
-        return options, find_checkpoint(options.model, options.model_folders)
-    serving = {**DEFAULT_PARSERS, **options.serving}
-    checkpoint = default_checkpoint(PROJECT, options.cache_folder)
-    return dataclasses.replace(options, serving=serving), checkpoint
+        return find_checkpoint(options.model, options.model_folders)
+    return default_checkpoint(PROJECT, options.cache_folder)
 
 
 def _serve(options: Options, checkpoint: Checkpoint) -> int:

@@ -15,11 +15,6 @@ from backend.errors import ConfigError
 
 BUNDLED = "ernie-4.5-vl-tiny"
 MADE = "ernie-4.5-vl-random"
-# The bundled and the made checkpoint speak the format of ERNIE-4.5-VL-28B-A3B-Thinking.
-DEFAULT_PARSERS = {
-    "reasoning_parser": "ernie-45-vl-thinking",
-    "tool_call_parser": "ernie-45-vl-thinking",
-}
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import json
 import re
 from typing import Any
 
-REASONING_PARSERS = ("ernie-45-vl", "ernie-45-vl-thinking", "ernie-x1")
-TOOL_CALL_PARSERS = ("ernie-45-vl-thinking", "ernie-x1")
+REASONING_PARSERS = ("ernie-45-vl", "ernie-45-vl-thinking", "ernie-x1", "auto", "none")
+TOOL_CALL_PARSERS = ("ernie-45-vl-thinking", "ernie-x1", "auto", "none")
 EXECUTORS = ("paddle", "paced")
 
 QUANTIZATIONS = (

@@ -60,7 +60,7 @@ class TritonSupervisor:
             grpc_port=self._options.triton_grpc_port,
             http_port=self._options.triton_http_port,
             metrics_port=self._options.triton_metrics_port,
-            echo=TritonLog(),
+            echo=TritonLog(expects_gpu=self._options.serving.get("device", "").startswith("gpu")),
         )
         self._process.start(self._arguments, self._environment)
 

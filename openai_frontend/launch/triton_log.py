@@ -12,15 +12,21 @@ import sys
 from typing import TextIO
 
 _TRITON_CHATTER = re.compile(r"[IW]\d{4} \d\d:\d\d:|\+-|\| |\s*$")
+# What a server built for GPUs complains about where there is none.
+_NO_GPU = re.compile(r"CudaDriverHelper|CUDA driver version is insufficient|initialize NVML")
 _TABLE_ROW = re.compile(r"\|.*\|$")
 _PROGRESS = re.compile(r"(Loading [\w ]+?):\s+(\d+)%")
 
 
 class TritonLog(io.StringIO):
-    """A text stream for `TritonProcess(echo=...)`: one line per `write`."""
+    """A text stream for `TritonProcess(echo=...)`: one line per `write`.
 
-    def __init__(self, target: TextIO | None = None) -> None:
+    `expects_gpu` False hides Triton's complaints about missing CUDA.
+    """
+
+    def __init__(self, target: TextIO | None = None, expects_gpu: bool = False) -> None:
         super().__init__()
+        self._expects_gpu = expects_gpu
         self._target = target or sys.stderr
         self._is_terminal = self._target.isatty()
         self._shown_percent: dict[str, int] = {}
@@ -30,7 +36,7 @@ class TritonLog(io.StringIO):
         progress = _PROGRESS.match(line)
         if progress is not None:
             self._show_progress(line.rstrip(), progress[1], int(progress[2]))
-        elif not _TRITON_CHATTER.match(line) and not _TABLE_ROW.match(line.rstrip()):
+        elif self._is_worth_showing(line):
             self._end_progress()
             self._print(line if line.endswith("\n") else line + "\n")
         return len(line)
@@ -38,6 +44,11 @@ class TritonLog(io.StringIO):
     def flush(self) -> None:
         if not self._target.closed:
             self._target.flush()
+
+    def _is_worth_showing(self, line: str) -> bool:
+        if _TRITON_CHATTER.match(line) or _TABLE_ROW.match(line.rstrip()):
+            return False
+        return self._expects_gpu or not _NO_GPU.search(line)
 
     def _show_progress(self, line: str, name: str, percent: int) -> None:
         if self._is_terminal:

@@ -108,7 +108,7 @@ def expand(
     encoded = []
     for index in range(num_prompts):
         for choice in range(n):
-            changes: dict[str, Any] = {"n": None}
+            changes: dict[str, Any] = {"n": None, "single_response": False}
             if prompts is not None:
                 changes["prompt"] = prompts[index]
             if request.seed is not None and 0 <= request.seed <= MAX_SEED:

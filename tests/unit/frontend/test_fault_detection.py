@@ -104,10 +104,10 @@ async def test_a_dead_model_is_a_fault(where):
     assert "dead" in await fault_of(server)
 
 
-def shown(lines: list[str], is_terminal: bool = False) -> str:
+def shown(lines: list[str], is_terminal: bool = False, expects_gpu: bool = False) -> str:
     target = io.StringIO()
     target.isatty = lambda: is_terminal  # type: ignore[method-assign]
-    log = TritonLog(target)
+    log = TritonLog(target, expects_gpu)
     for line in lines:
         log.write(line)
     return target.getvalue()
@@ -126,6 +126,12 @@ def test_the_log_shows_errors_and_our_own_lines_only():
     assert shown(lines) == (
         "E1122 10:00:00.1 17 model.cc:1] failed to load\nbackend.engine: loaded in 3 s\n"
     )
+
+
+def test_missing_cuda_is_told_only_where_a_gpu_was_asked_for():
+    line = 'E1122 10:00:00.1 17 x.cc:1] "CUDA driver version is insufficient for CUDA runtime"\n'
+    assert shown([line]) == ""
+    assert shown([line], expects_gpu=True) == line
 
 
 def test_the_loading_bar_stays_on_one_line_of_a_terminal():
