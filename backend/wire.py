@@ -87,13 +87,18 @@ class StreamOptions(msgspec.Struct, omit_defaults=True):
 
 
 class GenerateRequest(msgspec.Struct, omit_defaults=True):
-    """REQUEST: a chat (`messages`) or a completion (`prompt`), never both."""
+    """REQUEST: a chat (`messages`) or a completion (`prompt`), never both.
+
+    `single_response`: without `stream`, answer with exactly one Triton response, as HTTP /generate
+    needs. False allows empty ones before it, so that a stop string can end the generation early.
+    """
 
     messages: list[Message] | None = None
     prompt: str | list[int] | None = None
     model: str = "default"
     tools: list[Tool] | None = None
     stream: bool = False
+    single_response: bool = True
     stream_options: StreamOptions | None = None
     temperature: float | None = None
     top_p: float | None = None

@@ -126,7 +126,7 @@ class Preprocessor:
             stream_key=uuid.uuid4().hex,
             request_id=request_id,
             # With stop strings the postprocessor must see tokens as they come, to end them early.
-            collect=not request.stream and not stop,
+            collect=not request.stream and (request.single_response or not stop),
             sampling=sampling,
             media=prompt.spans,
             post=post,

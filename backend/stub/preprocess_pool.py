@@ -110,7 +110,6 @@ class PreprocessPool:
         prepared = self._preparer.prepare(request, job.media, job.request_id)
         engine = prepared.engine
         engine.acknowledged = True
-        engine.collect = not request.stream
         engine.received_at = job.received_at
         if prepared.pixels is not None:
             engine.pixels = shared_memory.write_pixels(prepared.pixels)

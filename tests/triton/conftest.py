@@ -67,7 +67,7 @@ def stop_cleanly(server):
 @pytest.fixture(scope="session")
 def server(start_server):
     """The server most tests share: the real engine on a small checkpoint."""
-    server = start_server(executor="paced")
+    server = start_server()
     try:
         server.wait_ready(READY_TIMEOUT_S)
         yield server

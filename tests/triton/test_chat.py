@@ -44,7 +44,8 @@ def test_streamed_and_collected_answers_are_the_same(chat):
     streamed = chat.events(question())
     [collected] = chat.events(question(stream=False))
     assert text_of([collected]) == text_of(streamed)
-    assert collected["usage"] == streamed[-1]["usage"]
+    for name in ("prompt_tokens", "completion_tokens"):
+        assert collected["usage"][name] == streamed[-1]["usage"][name]
 
 
 def test_http_generate_takes_request_alone(chat):
@@ -69,8 +70,8 @@ def test_an_image_comes_the_same_by_media_and_by_data_uri(chat):
     by_media = chat.events(image_question("media:0"), media=[png])
     uri = f"data:image/png;base64,{base64.b64encode(png).decode()}"
     by_uri = chat.generate(image_question(uri, stream=False))
-    assert by_media[-1]["usage"]["image_tokens"] > 0
-    assert by_media[-1]["usage"] == by_uri["usage"]
+    assert by_media[-1]["usage"]["image_tokens"] == by_uri["usage"]["image_tokens"] > 0
+    assert by_media[-1]["usage"]["prompt_tokens"] == by_uri["usage"]["prompt_tokens"]
     assert text_of(by_media) == text_of([by_uri])
 
 
@@ -146,3 +147,11 @@ def test_a_stop_string_ends_the_stream_and_the_engines_work(chat):
     stats = chat.until_stats(lambda stats: stats["running"] == 0)
     assert stats["requests_aborted"] <= before + 1
     assert stats["open_streams"] == 0
+
+
+def test_http_generate_takes_stop_strings(chat):
+    text = text_of(chat.events(question(max_tokens=40, ignore_eos=True)))
+    middle = text[len(text) // 2 :][:3]
+    event = chat.generate(question(stream=False, max_tokens=40, ignore_eos=True, stop=[middle]))
+    assert event["finish_reason"] == "stop"
+    assert text_of([event]) == text[: text.index(middle)]

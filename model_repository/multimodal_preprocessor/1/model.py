@@ -16,11 +16,10 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, os.environ.get("ERNIE_HOME") or str(Path(__file__).resolve().parents[3]))
 
-from backend.preprocess import Preprocessor
-
 from backend import wire
 from backend.config.serving import PreprocessorSettings, load_settings
 from backend.errors import ErnieError
+from backend.preprocess import Preprocessor
 from backend.stub import arguments
 from backend.stub.preprocess_pool import EngineInput, Job, PreprocessPool
 

@@ -16,11 +16,10 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, os.environ.get("ERNIE_HOME") or str(Path(__file__).resolve().parents[3]))
 
-from backend.postprocess import Postprocessor
-
 from backend import wire
 from backend.config.serving import PostprocessorSettings, load_settings
 from backend.errors import ErnieError, InternalError
+from backend.postprocess import Postprocessor
 from backend.stub import arguments
 from backend.stub.relay import StreamRelay
 

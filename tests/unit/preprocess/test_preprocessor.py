@@ -201,7 +201,13 @@ def test_stops_and_flags_are_passed_on(prepare):
     assert not post.skip_special_tokens and post.return_token_ids
     assert post.prompt_token_ids == tuple(prepared.prompt_ids.tolist())
     assert prepared.engine.sampling.min_tokens == 2 and prepared.engine.sampling.max_tokens == 5
-    assert not prepared.engine.collect  # the stop string must be seen as tokens come
+    assert prepared.engine.collect
+
+
+def test_a_stop_string_is_seen_as_tokens_come_where_the_client_allows_empty_responses(prepare):
+    for single_response in (True, False):
+        prepared = prepare(messages=user("x"), stop=["END"], single_response=single_response)
+        assert prepared.engine.collect == single_response
 
 
 def test_the_engine_request_survives_the_wire(prepare):
