@@ -13,7 +13,7 @@ from tests.oracle.prompts import Prompt
 
 
 @dataclass
-class Sequence_:
+class PagedPrompt:
     prompt: Prompt
     blocks: np.ndarray
     media: object | None
@@ -35,7 +35,7 @@ class PagedRunner:
         self._cache = model.allocate_kv_cache(len(order), block_size)
         starts = np.cumsum([0, *counts])
         self.seqs = [
-            Sequence_(
+            PagedPrompt(
                 prompt=prompt,
                 blocks=order[start : start + count],
                 media=model.encode_media(prompt.patches, prompt.grids) if prompt.grids else None,
@@ -60,7 +60,7 @@ class PagedRunner:
             self.step([min(chunk, len(seq.prompt) - seq.done) for seq in self.seqs])
         return [np.concatenate(seq.logits) for seq in self.seqs]
 
-    def _batch(self, members: list[tuple[Sequence_, int]]) -> Batch:
+    def _batch(self, members: list[tuple[PagedPrompt, int]]) -> Batch:
         spans = [(seq, np.arange(seq.done, seq.done + count)) for seq, count in members]
         lens = [len(span) for _, span in spans]
         tables = np.zeros((len(members), max(len(seq.blocks) for seq, _ in members)), np.int32)
@@ -85,7 +85,7 @@ class PagedRunner:
             media_embeddings=self._media(spans) if is_media.any() else None,
         )
 
-    def _media(self, spans: list[tuple[Sequence_, np.ndarray]]) -> object:
+    def _media(self, spans: list[tuple[PagedPrompt, np.ndarray]]) -> object:
         ops, parts = self._model.ops, []
         for seq, span in spans:
             before = int(seq.prompt.is_media[: span[0]].sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,9 @@ class Oracle:
         else:
             inputs["position_ids"] = torch.from_numpy(prompt.positions[0].astype(np.int64))[None]
         return self._model(**inputs).logits[0].numpy()
+
+    def save(self, folder: Path) -> None:
+        self._model.save_pretrained(folder)
 
     def _vision_inputs(self, prompt: Prompt) -> dict[str, Any]:
         is_video = np.isin(prompt.ids, (VIDEO, VIDEO_START, VIDEO_END))

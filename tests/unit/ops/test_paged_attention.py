@@ -19,7 +19,7 @@ ROPE = RopeSpec(HEAD_DIM, 500000.0, alternating_pair_axes((1, 1, 2)), interleave
 
 
 @dataclass
-class Sequence_:
+class Context:
     """x [n, HIDDEN], positions [3, n]; `past` of the n tokens ran before."""
 
     x: np.ndarray
@@ -40,7 +40,7 @@ def _make(lengths, seed=0):
     order = random.permutation(sum(counts) + 2)
     starts = np.cumsum([0, *counts])
     seqs = [
-        Sequence_(
+        Context(
             x=random.standard_normal((past + new, HIDDEN)),
             positions=random.randint(0, 40, size=(3, past + new)).astype(np.int32),
             past=past,
