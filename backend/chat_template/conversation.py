@@ -143,9 +143,10 @@ def _read_content(
 
 
 def _split_reasoning(parts: tuple[Part, ...], reasoning: str) -> tuple[tuple[Part, ...], str]:
-    if len(parts) != 1 or not isinstance(parts[0], str) or _THINK_END not in parts[0]:
+    text = "".join(part for part in parts if isinstance(part, str))
+    if _THINK_END not in text or any(isinstance(part, MediaPart) for part in parts):
         return parts, reasoning
-    thought, _, answer = parts[0].rpartition(_THINK_END)
+    thought, _, answer = text.rpartition(_THINK_END)
     thought = thought.strip().removeprefix(_THINK_START)
     return ((answer,) if answer else ()), reasoning or thought
 

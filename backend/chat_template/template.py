@@ -28,7 +28,7 @@ class Layout(Protocol):
 class ChatTemplate:
     """Safe to use from several threads.
 
-    `stop_tokens`: names of tokens that end an answer in this layout besides the tokenizer's eos.
+    `stop_tokens`: names of tokens that end an answer of this family besides the tokenizer's eos.
     """
 
     def __init__(
@@ -63,11 +63,13 @@ class ChatTemplate:
             family = Family(setting)
         elif setting:
             text = _read_setting(setting)
+        stop_tokens = (STOP_TOKEN,) if family is Family.X1 else ()
+        layout: Layout
         if text is not None:
-            return cls(JinjaLayout(text, tokenizer.role_tokens), is_multimodal)
-        if family is Family.X1:
-            return cls(ChatMLLayout(), is_multimodal, (STOP_TOKEN,))
-        return cls(ErnieLayout(family), is_multimodal)
+            layout = JinjaLayout(text, tokenizer.role_tokens)
+        else:
+            layout = ChatMLLayout() if family is Family.X1 else ErnieLayout(family)
+        return cls(layout, is_multimodal, stop_tokens)
 
     def render(
         self,

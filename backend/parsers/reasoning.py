@@ -79,10 +79,12 @@ class ThinkParser:
         text, self._held = self._held + text, ""
         if self._state is _State.UNDECIDED:
             start = text.lstrip("\n ")
+            if len(text) - len(start) > _MAX_LEADING_SPACE:
+                start = text  # too far in: whatever comes, it does not open the reasoning
             if start.startswith(THINK_START):
                 self._state = _State.REASONING
                 text = start[len(THINK_START) :]
-            elif THINK_START.startswith(start) and len(text) - len(start) <= _MAX_LEADING_SPACE:
+            elif THINK_START.startswith(start):
                 self._held = text
                 return "", ""
             else:

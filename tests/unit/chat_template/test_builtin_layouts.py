@@ -212,6 +212,14 @@ def test_chatml_with_nothing(render: Any) -> None:
     )
 
 
+def test_only_chatml_models_have_a_stop_token_of_their_own(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    for family in Family:
+        template = ChatTemplate.load(tmp_path, tokenizer, False, setting=family.value)
+        assert template.stop_tokens == (("<|im_end|>",) if family is Family.X1 else ())
+
+
 def test_a_text_model_refuses_media(render: Any) -> None:
     for family in (Family.TEXT, Family.X1):
         with pytest.raises(MediaError, match="takes text only"):

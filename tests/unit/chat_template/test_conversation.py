@@ -97,6 +97,9 @@ def test_reasoning_left_in_an_answer_is_taken_out() -> None:
         messages({"role": "assistant", "content": "<think>\nWhy?\n</think>\n\nSo."})
     )
     assert (turn.parts, turn.reasoning) == (("\n\nSo.",), "\nWhy?")
+    parts = [text("Why?</th"), text("ink>So.")]
+    [turn] = read_conversation(messages({"role": "assistant", "content": parts}))
+    assert (turn.parts, turn.reasoning) == (("So.",), "Why?")
     [turn] = read_conversation(messages(user("a</think>b")))
     assert turn.parts == ("a</think>b",)
 

@@ -40,6 +40,13 @@ GOLDEN: dict[str, tuple[str, bool, bool, str, Collected]] = {
         Collected("\nHm.", "So."),
     ),
     "almost a start tag": (VL, False, False, "\n <thin air>", Collected("", "\n <thin air>")),
+    "a start tag far from the start": (
+        VL,
+        False,
+        False,
+        "\n" * 17 + "<think>a</think>b",
+        Collected("", "\n" * 17 + "<think>a</think>b"),
+    ),
     "only newlines": (VL, False, False, "\n\n", Collected("", "\n\n")),
     "lone angle brackets": (VL, True, False, "a < b <</think>< c <", Collected("a < b <", "< c <")),
     "no parser": (NONE, True, False, "a</think>b", Collected("", "a</think>b")),

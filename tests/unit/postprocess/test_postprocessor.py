@@ -104,7 +104,7 @@ TEXTS = [
 ]
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(
     text=st.sampled_from(TEXTS) | st.text(max_size=12),
     junk=st.lists(st.integers(3, 300), max_size=4),

@@ -3,7 +3,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.tokenizer import IncrementalDetokenizer, Tokenizer
@@ -25,6 +25,7 @@ def assert_pushes_equal_decode(
     assert "".join(pushed) + detokenizer.finish() == tokenizer.decode(ids, skip)
 
 
+@settings(deadline=None)
 @given(ids=st.lists(st.integers(-2, 1030)), cuts=st.lists(st.integers(0)), skip=st.booleans())
 def test_any_tokens_in_any_pieces_give_the_decoded_text(
     tokenizer: Tokenizer, ids: list[int], cuts: list[int], skip: bool
@@ -32,6 +33,7 @@ def test_any_tokens_in_any_pieces_give_the_decoded_text(
     assert_pushes_equal_decode(tokenizer, ids, cuts, skip)
 
 
+@settings(deadline=None)
 @given(text=TEXTS, cuts=st.lists(st.integers(0)), skip=st.booleans())
 def test_text_comes_back_whatever_the_pieces(
     tokenizer: Tokenizer, text: str, cuts: list[int], skip: bool
@@ -44,6 +46,7 @@ def byte_ids(tokenizer: Tokenizer) -> Callable[[bytes], list[int]]:
     return lambda data: [ids[bytes([value])] for value in data]
 
 
+@settings(deadline=None)
 @given(data=st.binary(), cuts=st.lists(st.integers(0)))
 def test_any_bytes_in_any_pieces_give_the_decoded_text(
     tokenizer: Tokenizer, data: bytes, cuts: list[int]

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.errors import CheckpointError
@@ -48,6 +48,7 @@ def test_roles_and_ids_come_from_the_files(tokenizer: Tokenizer) -> None:
     assert tokenizer.vocab_size == 1025
 
 
+@settings(deadline=None)
 @given(text=hostile_text)
 def test_user_text_never_yields_a_special_token_and_is_never_lost(
     tokenizer: Tokenizer, text: str
