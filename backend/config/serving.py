@@ -51,7 +51,8 @@ class EngineSettings:
 
     `max_num_batched_tokens` is the budget of one step, prefill chunks and decodes together.
     `tokens_per_s` paces every stream of executor `paced`, which computes nothing: it is there to
-    load the rest of the pipeline in benchmarks.
+    load the rest of the pipeline in benchmarks. `media_memory_gib` bounds the pixels of all
+    requests in the engine, `encoder_cache_gib` the embeddings of pictures that may come again.
     """
 
     model: Path
@@ -70,6 +71,8 @@ class EngineSettings:
     threads: int = 0
     hang_timeout_s: float = 120.0
     tokens_per_s: float = 100.0
+    media_memory_gib: float = 4.0
+    encoder_cache_gib: float = 0.25
 
 
 @dataclass(frozen=True)

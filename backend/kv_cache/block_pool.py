@@ -22,14 +22,18 @@ from backend.errors import InternalError
 
 
 class BlockPool:
-    """Blocks 0..num_blocks-1. Takes and gives block numbers; never touches their memory."""
+    """Blocks 1..num_blocks. Takes and gives block numbers; never touches their memory.
+
+    Block 0 is never given out: shorter block tables of a batch are padded with it, and what it
+    holds must not be one request's, whose NaN could reach another's masked attention.
+    """
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self._num_references = [0] * num_blocks
-        self._unused = list(range(num_blocks - 1, -1, -1))
+        self._num_references = [0] * (num_blocks + 1)
+        self._unused = list(range(num_blocks, 0, -1))
         self._cached: OrderedDict[int, None] = OrderedDict()
-        self._hash_of: list[bytes | None] = [None] * num_blocks
+        self._hash_of: list[bytes | None] = [None] * (num_blocks + 1)
         self._block_of: dict[bytes, int] = {}
 
     @property
@@ -41,6 +45,11 @@ class BlockPool:
     def num_cached_blocks(self) -> int:
         """Blocks that nobody holds and whose content can still be reused."""
         return len(self._cached)
+
+    @property
+    def num_unused_blocks(self) -> int:
+        """Blocks with nothing in them."""
+        return len(self._unused)
 
     @property
     def num_held_blocks(self) -> int:
@@ -114,7 +123,7 @@ class BlockPool:
 
         Raises InternalError with the numbers when the drawing above does not hold.
         """
-        expected = [0] * self.num_blocks
+        expected = [0] * (self.num_blocks + 1)
         for table in tables:
             for block_id in table:
                 expected[block_id] += 1

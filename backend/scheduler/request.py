@@ -32,7 +32,7 @@ class Request:
     def __init__(
         self,
         *,
-        request_id: str,
+        stream_key: str,
         arrival: int,
         prompt_ids: NDArray[np.int32],
         positions: NDArray[np.int32],
@@ -42,7 +42,7 @@ class Request:
         max_tokens: int,
         block_size: int,
     ) -> None:
-        self.request_id = request_id
+        self.stream_key = stream_key
         self.arrival = arrival
         self.prompt_ids = prompt_ids
         self.positions = positions

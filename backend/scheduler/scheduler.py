@@ -16,7 +16,7 @@ from backend.scheduler.request import Request
 @dataclass(frozen=True)
 class SchedulerLimits:
     """`max_num_batched_tokens`: one step, prefill and decode together. `max_num_waiting`: requests
-    beyond the `max_num_seqs` that can run at once.
+    beyond the `max_num_seqs` that can run at once, -1 for any number.
 
     Raises ConfigError that names the flags.
     """
@@ -34,8 +34,11 @@ class SchedulerLimits:
                 f"--max-num-batched-tokens {self.max_num_batched_tokens} is below --max-num-seqs "
                 f"{self.max_num_seqs}: a step could not give every sequence one token"
             )
-        if self.max_num_waiting < 0:
-            raise ConfigError(f"--max-num-waiting is {self.max_num_waiting}; it cannot be negative")
+        if self.max_num_waiting < -1:
+            raise ConfigError(
+                f"--scheduler-max-size is {self.max_num_waiting}; it must be at least 0, or -1 "
+                "for no limit"
+            )
 
 
 class Scheduler:
@@ -74,6 +77,17 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running)
 
+    def check_room(self) -> None:
+        """Raises OverloadedError, with a time to come back, when the queue is full."""
+        limits = self.limits
+        is_bounded = limits.max_num_waiting >= 0
+        if is_bounded and len(self) >= limits.max_num_seqs + limits.max_num_waiting:
+            raise OverloadedError(
+                f"{len(self.running)} requests run and {len(self.waiting)} wait; at most "
+                f"{limits.max_num_waiting} may wait",
+                retry_after_s=float(min(60, math.ceil(len(self) / limits.max_num_seqs))),
+            )
+
     def add(self, request: Request) -> None:
         """Queue a request. Requests are added in the order of their `arrival`.
 
@@ -87,13 +101,7 @@ class Scheduler:
                 f"prompt and output of {request.max_num_tokens} tokens need {num_blocks} KV blocks "
                 f"of {self._block_size} tokens; the engine has {self.pool.num_blocks}"
             )
-        limits = self.limits
-        if len(self) >= limits.max_num_seqs + limits.max_num_waiting:
-            raise OverloadedError(
-                f"{len(self.running)} requests run and {len(self.waiting)} wait; at most "
-                f"{limits.max_num_waiting} may wait",
-                retry_after_s=float(min(60, math.ceil(len(self) / limits.max_num_seqs))),
-            )
+        self.check_room()
         self.waiting.append(request)
 
     def schedule(self) -> SchedulerOutput:
@@ -146,7 +154,7 @@ class Scheduler:
         arrivals = [request.arrival for request in (*self.running, *self.waiting)]
         if arrivals != sorted(arrivals):
             raise InternalError(f"requests are out of order: {arrivals}")
-        holders = [request.request_id for request in self.waiting if len(request.block_table)]
+        holders = [request.stream_key for request in self.waiting if len(request.block_table)]
         if holders:
             raise InternalError(f"{len(holders)} waiting requests hold KV blocks: {holders[0]}")
 

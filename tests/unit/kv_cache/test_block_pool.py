@@ -76,6 +76,10 @@ def test_forgotten_content_is_not_found_and_its_holder_keeps_it():
     assert pool.num_cached_blocks == 0
 
 
+def test_block_0_is_nobodys_because_batches_pad_with_it():
+    assert sorted(BlockPool(3).allocate(3)) == [1, 2, 3]
+
+
 def test_asking_for_more_than_is_free_is_an_error_with_the_numbers():
     with pytest.raises(InternalError, match="asked for 3 KV blocks; 2 are free"):
         BlockPool(2).allocate(3)

@@ -21,7 +21,7 @@ def make_request(prompt, max_tokens=4, arrival=0, media=()):
     for piece in media:
         is_vision[piece.offset : piece.end] = True
     return Request(
-        request_id=f"request-{arrival}",
+        stream_key=f"request-{arrival}",
         arrival=arrival,
         prompt_ids=prompt_ids,
         positions=np.tile(np.arange(len(prompt_ids), dtype=np.int32), (3, 1)),

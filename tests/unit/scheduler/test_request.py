@@ -20,7 +20,7 @@ def test_generated_tokens_continue_after_the_largest_position_of_any_axis():
     request = make_request([1, 2, 3])
     request.positions[:] = [[0, 1, 2], [0, 5, 3], [0, 1, 2]]
     request = type(request)(
-        request_id="a",
+        stream_key="a",
         arrival=0,
         prompt_ids=request.prompt_ids,
         positions=request.positions,

@@ -191,6 +191,13 @@ def test_a_full_queue_is_refused_and_says_when_to_come_back():
     scheduler.add(make_request([1], arrival=4))
 
 
+def test_an_unbounded_queue_refuses_nobody():
+    scheduler = make_scheduler(max_num_seqs=1, max_num_waiting=-1)
+    for arrival in range(50):
+        scheduler.add(make_request([1], arrival=arrival))
+    assert len(scheduler) == 50
+
+
 @pytest.mark.parametrize("num_steps", [0, 1, 2, 3, 6])
 def test_finishing_at_any_point_frees_blocks_at_once(num_steps):
     scheduler = make_scheduler(max_num_batched_tokens=8)
@@ -221,7 +228,7 @@ def test_suspect_content_leaves_the_prefix_cache():
     [
         ({"max_num_seqs": 0}, "--max-num-seqs is 0"),
         ({"max_num_seqs": 9, "max_num_batched_tokens": 8}, "--max-num-batched-tokens 8 is below"),
-        ({"max_num_waiting": -1}, "--max-num-waiting is -1"),
+        ({"max_num_waiting": -2}, "--scheduler-max-size is -2"),
     ],
 )
 def test_impossible_limits_name_their_flag(limits, flag):

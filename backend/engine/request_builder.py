@@ -1,0 +1,155 @@
+"""EngineRequest and its arrays → a Request, or the error that says what is wrong with them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.config.model import ModelConfig
+from backend.engine.media_pieces import make_pieces
+from backend.errors import ContextLengthError, InvalidRequestError
+from backend.media.item import merged_grid
+from backend.media.positions import rotary_positions
+from backend.request import SamplingParams
+from backend.sampler import SamplingState, derived_key, seed_key
+from backend.scheduler import Request
+from backend.wire import EngineRequest, MediaSpan
+
+
+class RequestBuilder:
+    """Knows the model's limits, numbers requests by arrival, and gives each its random stream."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        eos_token_ids: Collection[int],
+        max_model_len: int,
+        block_size: int,
+        seed: int,
+    ) -> None:
+        self._config = config
+        self._eos_token_ids = tuple(sorted(eos_token_ids))
+        self._max_model_len = max_model_len
+        self._block_size = block_size
+        self._seed = seed
+        self._arrivals = itertools.count()
+
+    def build(
+        self,
+        request: EngineRequest,
+        prompt_ids: NDArray[Any],
+        positions: NDArray[Any] | None,
+        pixels: NDArray[np.uint8] | None,
+    ) -> Request:
+        """`prompt_ids` [n] and `positions` [3, n] of any integer type.
+
+        Positions may be left out; they then follow from the media (models.md §5.3).
+        Raises InvalidRequestError, ContextLengthError.
+        """
+        if request.op != "generate" or not request.stream_key:
+            raise InvalidRequestError(
+                f"op is {request.op!r} with stream_key {request.stream_key!r}; the engine takes "
+                "'generate' with a stream_key",
+                param="op",
+            )
+        ids = self._prompt(prompt_ids)
+        max_tokens = self._max_tokens(len(ids), request.sampling)
+        stop_ids = self._stop_ids(request.sampling)
+        media = make_pieces(request.media, ids, pixels, self._config)
+        return Request(
+            stream_key=request.stream_key,
+            arrival=next(self._arrivals),
+            prompt_ids=ids,
+            positions=self._positions(positions, len(ids), request.media),
+            is_vision=self._vision_mask(ids),
+            media=media,
+            sampling=SamplingState(
+                params=request.sampling,
+                key=self._key(request),
+                prompt_ids=ids,
+                output_ids=[],
+                stop_ids=stop_ids,
+            ),
+            max_tokens=max_tokens,
+            block_size=self._block_size,
+        )
+
+    def _prompt(self, prompt_ids: NDArray[Any]) -> NDArray[np.int32]:
+        if prompt_ids.ndim != 1 or not prompt_ids.size:
+            raise InvalidRequestError(
+                f"the prompt has shape {list(prompt_ids.shape)}; expected [n] with n ≥ 1",
+                param="prompt",
+            )
+        vocab_size = self._config.vocab_size
+        low, high = int(prompt_ids.min()), int(prompt_ids.max())
+        if low < 0 or high >= vocab_size:
+            raise InvalidRequestError(
+                f"the prompt has token id {low if low < 0 else high}; ids are 0 to "
+                f"{vocab_size - 1}",
+                param="prompt",
+            )
+        return np.array(prompt_ids, dtype=np.int32)
+
+    def _max_tokens(self, num_prompt_tokens: int, params: SamplingParams) -> int:
+        """max_tokens, cut to what fits behind the prompt."""
+        room = self._max_model_len - num_prompt_tokens
+        if room < 1:
+            raise ContextLengthError(
+                f"the prompt has {num_prompt_tokens} tokens; the context of {self._max_model_len} "
+                f"tokens (max_model_len) leaves room for a prompt of {self._max_model_len - 1}",
+                param="prompt",
+            )
+        return room if params.max_tokens is None else min(room, params.max_tokens)
+
+    def _stop_ids(self, params: SamplingParams) -> tuple[int, ...]:
+        vocab_size = self._config.vocab_size
+        for token_id in params.stop_token_ids:
+            if not 0 <= token_id < vocab_size:
+                raise InvalidRequestError(
+                    f"stop_token_ids has {token_id}; ids are 0 to {vocab_size - 1}",
+                    param="stop_token_ids",
+                )
+        return params.stop_token_ids + (() if params.ignore_eos else self._eos_token_ids)
+
+    def _positions(
+        self, positions: NDArray[Any] | None, num_tokens: int, spans: tuple[MediaSpan, ...]
+    ) -> NDArray[np.int32]:
+        if positions is None:
+            return rotary_positions(num_tokens, [(s.offset, self._merged(s)) for s in spans])
+        if positions.shape != (3, num_tokens):
+            raise InvalidRequestError(
+                f"positions have shape {list(positions.shape)}; expected [3, {num_tokens}]",
+                param="positions",
+            )
+        # No layout of pictures uses more positions than tokens, so tables of max_model_len suffice.
+        if positions.min() < 0 or positions.max() >= num_tokens:
+            raise InvalidRequestError(
+                f"positions reach from {positions.min()} to {positions.max()}; expected 0 to "
+                f"{num_tokens - 1} for {num_tokens} tokens",
+                param="positions",
+            )
+        return np.array(positions, dtype=np.int32)
+
+    def _merged(self, span: MediaSpan) -> tuple[int, int, int]:
+        vision = self._config.vision
+        if vision is None:
+            return span.grid
+        return merged_grid(
+            span.kind, span.grid, vision.spatial_merge_size, vision.temporal_merge_size
+        )
+
+    def _vision_mask(self, prompt_ids: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Placeholders and the START and END tokens around them (models.md §2.3)."""
+        config = self._config
+        if config.vision is None:
+            return np.zeros(len(prompt_ids), dtype=np.bool_)
+        ids = (config.image_token_id, config.video_token_id, *config.vision_boundary_token_ids)
+        return np.isin(prompt_ids, ids)
+
+    def _key(self, request: EngineRequest) -> tuple[int, int]:
+        seed = request.sampling.seed
+        return derived_key(self._seed, request.stream_key) if seed is None else seed_key(seed)
