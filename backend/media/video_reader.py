@@ -184,17 +184,11 @@ class FrameReader:
         keyframe = self._keyframe_before(index)
         try:
             self._container.seek(self._times[keyframe], stream=self._stream, backward=True)
-        except av.FFmpegError:
-            first = None
-        else:
-            frames = self._decode()
-            first = next(frames, None)
-        if first is None or first[0] > index:
-            # The file's index is wrong (or the frames are damaged): read it in order from here on.
+        except av.FFmpegError:  # no usable index: read the file in order from here on
             self._can_seek = False
             self._restart()
             return
-        self._frames = itertools.chain([first], frames)
+        self._frames = self._decode()
         self._next_index = keyframe
 
     def _restart(self) -> None:

@@ -65,8 +65,8 @@ def lay_out(
         order.append(piece.index)
     if sorted(order) != list(range(len(items))):
         raise MediaError(
-            f"the messages hold {len(items)} media, but the chat template has places for those "
-            f"numbered {sorted(order)}",
+            f"the messages hold {len(items)} pictures and videos, but the chat template shows "
+            f"{len(set(order))} of them, in {len(order)} places",
             param="messages",
         )
     ids = np.array(token_ids, dtype=np.int32)

@@ -27,10 +27,11 @@ def encode_video(
     pixel_format="yuv420p",
     gop=250,
     shade: Callable[[int], int] = lambda index: 40 + 8 * (index % 20),
+    options=None,
 ) -> bytes:
     """Frame i is one grey: shade(i)."""
     out = io.BytesIO()
-    with av.open(out, "w", format=container) as file:
+    with av.open(out, "w", format=container, options=options or {}) as file:
         stream = file.add_stream(codec, rate=fps)
         stream.height, stream.width = size
         stream.pix_fmt = pixel_format
@@ -42,11 +43,11 @@ def encode_video(
     return out.getvalue()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_image():
     return encode_image
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_video():
     return encode_video

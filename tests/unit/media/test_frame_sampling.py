@@ -41,6 +41,7 @@ def test_broadcast_rate():
 def test_the_middle_of_each_interval():
     by_count = FrameSampling(-1, 0, 0, 4, "middle")
     assert select_frames(VideoLength(100, 25), by_count) == [12, 37, 62, 87]
+    assert select_frames(VideoLength(40, 25), by_count) == [4, 14, 24, 34]  # (0 + 10 - 1) // 2
     by_rate = FrameSampling(1, 0, 0, -1, "middle")
     assert select_frames(VideoLength(100, 25), by_rate) == [12, 38, 62, 88]  # halves to even
 

@@ -61,7 +61,7 @@ def test_a_single_items_pixels_are_not_copied(config):
 @pytest.mark.parametrize("shown", [[], [0], [0, 0], [0, 1, 1]])
 def test_every_item_must_have_exactly_one_place(config, shown):
     items = [_item("image", (1, 2, 2))] * 2
-    with pytest.raises(MediaError, match="hold 2 media, but the chat template has places for"):
+    with pytest.raises(MediaError, match="hold 2 pictures and videos, but the chat template"):
         lay_out([MediaPlaceholder("image", index) for index in shown], items, config)
 
 
