@@ -1,0 +1,96 @@
+"""Measure the trained checkpoint on held-out samples: `python scripts/train_tiny/evaluate.py`.
+
+With `--url` a running server answers, otherwise transformers' model does (on a GPU if there is
+one). Ends with status 1 when a threshold is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from scripts.train_tiny.judging import THRESHOLDS, Case, Reply, Verdict, cases, judge, report
+from scripts.train_tiny.processing import CHECKPOINT
+
+
+def main() -> None:
+    options = _options()
+    chosen = cases(options.samples, options.skills)
+    began = time.monotonic()
+    replies = _ask_server(chosen, options) if options.url else _ask_model(chosen, options)
+    verdicts = [judge(case, reply) for case, reply in replies]
+    table, passed = report(verdicts)
+    print(table)
+    print(f"{len(verdicts)} answers in {time.monotonic() - began:.0f} s", flush=True)
+    for verdict in [v for v in verdicts if not v.right][: options.show]:
+        _show(verdict)
+    if options.report:
+        options.report.write_text(table, encoding="utf-8")
+    sys.exit(0 if passed else 1)
+
+
+def _ask_server(chosen: list[Case], options: argparse.Namespace) -> Iterator[tuple[Case, Reply]]:
+    from scripts.train_tiny.asking import ServerAnswerer
+
+    return ServerAnswerer(options.url).answers(chosen, options.batch)
+
+
+def _ask_model(chosen: list[Case], options: argparse.Namespace) -> Iterator[tuple[Case, Reply]]:
+    import torch
+    from transformers import Ernie4_5_VLMoeForConditionalGeneration
+
+    from scripts.train_tiny.answering import TorchAnswerer
+    from scripts.train_tiny.architecture import transformers_config
+    from scripts.train_tiny.prompt import Prompter
+    from scripts.train_tiny.weights import load_weights
+
+    config = json.loads((options.model / "config.json").read_text(encoding="utf-8"))
+    model = Ernie4_5_VLMoeForConditionalGeneration(transformers_config(config))
+    load_weights(model, config, options.model)
+    if options.without_bias:
+        for name, parameter in model.named_parameters():
+            if name.endswith("e_score_correction_bias"):
+                parameter.data.zero_()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    prompter = Prompter(options.model)
+    names = ("image_start", "image_end", "video_start", "video_end")
+    vision = (prompter.placeholder_id, *(config[f"{name}_token_id"] for name in names))
+    answerer = TorchAnswerer(model, prompter, vision, device)
+    return answerer.answers(chosen, options.batch)
+
+
+def _show(verdict: Verdict) -> None:
+    sample = verdict.case.sample
+    question = sample.messages[-1]["content"]
+    text = question if isinstance(question, str) else question[-1]["text"]
+    print(
+        f"- {sample.task} {sample.language} {'think' if sample.thinking else 'direct'} #{verdict.case.index}\n"
+        f"    asked    {text!r}\n    expected {sample.answer_text()!r}\n"
+        f"    content  {verdict.reply.content!r} {verdict.reply.call or ''}\n"
+        f"    reasoned {verdict.reply.reasoning!r}"
+    )
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="evaluate.py", description=__doc__)
+    parser.add_argument("--model", type=Path, default=CHECKPOINT)
+    parser.add_argument("--url", help="ask this server instead")
+    parser.add_argument("--samples", type=int, default=100, help="per skill and language")
+    parser.add_argument("--skills", nargs="+", choices=list(THRESHOLDS), default=list(THRESHOLDS))
+    parser.add_argument("--batch", type=int, default=64, help="answers at a time")
+    parser.add_argument("--show", type=int, default=0, help="print this many wrong answers")
+    parser.add_argument("--report", type=Path, help="write the table to this file")
+    parser.add_argument("--without-bias", action="store_true", help="drop the correction bias")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

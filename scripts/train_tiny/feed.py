@@ -1,0 +1,132 @@
+"""Worker processes that make examples, and a thread that turns them into batches."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .forward import Step
+from .mixture import SHARES
+from .pool import Index, Pool
+from .worker import work
+
+_QUEUE_PER_WORKER = 2
+
+
+class Feed:
+    """Batches without end: `next()` never waits once the pool holds `warm_up` examples.
+
+    Example i of `seed` is always the same; which batch it is in depends on the machine's speed.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        pool: Pool,
+        seed: int,
+        num_workers: int,
+        tokens_per_batch: int,
+        warm_up: int,
+        first_chunk: int = 0,
+        thinking: float = 0.45,
+        shares: dict[str, float] | None = None,
+    ) -> None:
+        self._pool = pool
+        self._tokens_per_batch = tokens_per_batch
+        self._warm_up = warm_up
+        self._random = np.random.default_rng([seed, first_chunk, 9])
+        self._spool = Path(tempfile.mkdtemp(prefix="train-tiny-", dir=_fast_folder()))
+        context = multiprocessing.get_context("spawn")
+        self._made: Any = context.Queue(num_workers * _QUEUE_PER_WORKER)
+        plan = (seed, first_chunk, num_workers, thinking, shares or SHARES)
+        self._workers = [
+            context.Process(
+                target=work, args=(folder, self._spool, self._made, rank, plan), daemon=True
+            )
+            for rank in range(num_workers)
+        ]
+        self._batches: queue.Queue[tuple[Step, Index] | BaseException] = queue.Queue(3)
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.num_waits = 0
+
+    def start(self) -> None:
+        for worker in self._workers:
+            worker.start()
+        self._thread.start()
+
+    def next(self) -> tuple[Step, Index]:
+        """(batch, task of each answer token). Raises what broke the feed."""
+        if self._batches.empty():
+            self.num_waits += 1
+        batch = self._batches.get()
+        if isinstance(batch, BaseException):
+            raise batch
+        return batch
+
+    def close(self) -> None:
+        self._closing.set()
+        for worker in self._workers:
+            worker.terminate()
+        while self._thread.is_alive():
+            try:
+                self._batches.get_nowait()
+            except queue.Empty:
+                self._thread.join(0.05)
+        for worker in self._workers:
+            worker.join(10)
+        self._made.cancel_join_thread()
+        shutil.rmtree(self._spool, ignore_errors=True)
+
+    def _run(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._take(wait=self._pool.num_examples < self._warm_up)
+                if self._pool.num_examples >= self._warm_up:
+                    batch = self._pool.draw(self._random, self._tokens_per_batch)
+                    self._put(batch)
+        except BaseException as error:  # handed to the trainer, which stops
+            self._put(error)
+
+    def _take(self, wait: bool) -> None:
+        """Move what is ready into the pool, at most a few chunks at a time."""
+        for _ in range(4):
+            try:
+                chunk, path = self._made.get(timeout=1.0 if wait else 0.001)
+            except queue.Empty:
+                self._check_workers()
+                return
+            if isinstance(chunk, str):
+                raise RuntimeError(f"a worker failed: {chunk}")
+            patches = torch.from_numpy(np.fromfile(path, np.uint8).reshape(-1, 588))
+            os.unlink(path)
+            self._pool.add(chunk, patches)
+
+    def _check_workers(self) -> None:
+        dead = [worker for worker in self._workers if not worker.is_alive()]
+        if dead and not self._closing.is_set():
+            raise RuntimeError(f"worker ended with exit code {dead[0].exitcode}")
+
+    def _put(self, batch: Any) -> None:
+        while not self._closing.is_set():
+            try:
+                self._batches.put(batch, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+
+def _fast_folder() -> str | None:
+    shared = Path("/dev/shm")  # noqa: S108 - a memory-backed folder, removed in close()
+    if shared.is_dir() and shutil.disk_usage(shared).free > 2**32:
+        return str(shared)
+    return None

@@ -1,0 +1,244 @@
+"""The training-time forward pass of transformers' model: same modules and sums, fewer kernels.
+
+transformers runs each picture's attention by itself and sorts tokens by boolean masks, which makes
+a step of thousands of small kernels and host synchronisations. Here all sequences of a batch lie
+packed in one row of tokens, indices come ready from the host, and every expert is computed for
+every token of its group with a weight that is zero where the router did not choose it.
+`tests/unit/train_tiny` holds this equal to transformers' own forward pass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
+IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass
+class Ragged:
+    """Sequences that lie one after the other: int32 `starts` [n + 1] and the longest.
+
+    `rectangles` serve where there is no ragged kernel: rows [b, s] of b sequences of one length.
+    """
+
+    starts: Tensor
+    longest: int
+    rectangles: list[Tensor]
+
+    def to(self, device: torch.device) -> Ragged:
+        moved = [rows.to(device, non_blocking=True) for rows in self.rectangles]
+        return Ragged(self.starts.to(device, non_blocking=True), self.longest, moved)
+
+
+@dataclass
+class Step:
+    """One batch. T tokens, M media tokens, N patches, R answer tokens.
+
+    token_ids [T], positions [3, T], text_rows and vision_rows (which token belongs to which expert
+    group), media_rows [M] (placeholders, in the order of the resampler's output), patches uint8
+    [N, 588], patch_positions [N, 2], first_slots and second_slots [M] (cells that each media token
+    joins), answer_rows [R] (tokens whose successor is learnt), labels [R].
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    sequences: Ragged
+    text_rows: Tensor
+    vision_rows: Tensor
+    media_rows: Tensor
+    patches: Tensor
+    patch_positions: Tensor
+    frames: Ragged
+    first_slots: Tensor
+    second_slots: Tensor
+    answer_rows: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> Step:
+        moved = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            is_tensor = isinstance(value, Tensor)
+            moved[item.name] = (
+                value.to(device, non_blocking=True) if is_tensor else value.to(device)
+            )
+        return Step(**moved)
+
+
+class TrainingForward(nn.Module):
+    """Wraps an Ernie4_5_VLMoeForConditionalGeneration; its parameters are the model's own.
+
+    `loads` counts, per sparse layer and modality [L, 2, E], how many tokens each expert got since
+    they were last read.
+    """
+
+    def __init__(self, model: nn.Module, ragged_kernel: bool) -> None:
+        super().__init__()
+        self.model = model
+        self._ragged_kernel = ragged_kernel
+        text = model.config.text_config
+        self._heads, self._kv_heads = text.num_attention_heads, text.num_key_value_heads
+        self._head_dim = text.head_dim
+        self.sparse_layers = [i for i, kind in enumerate(text.mlp_layer_types) if kind == "sparse"]
+        shape = (len(self.sparse_layers), 2, text.moe_num_experts)
+        self.register_buffer("loads", torch.zeros(shape), persistent=False)
+        scale = torch.tensor(IMAGE_STD).repeat_interleave(196) * 255
+        shift = torch.tensor(IMAGE_MEAN).repeat_interleave(196) * 255
+        self.register_buffer("_pixel_scale", 1 / scale, persistent=False)
+        self.register_buffer("_pixel_shift", shift, persistent=False)
+
+    def forward(self, step: Step) -> tuple[Tensor, Tensor]:
+        """(loss per answer token [R] float32, is it the top guess [R] bool)."""
+        hidden = self.embed(step)
+        hidden = self.decode(hidden, step)[step.answer_rows]
+        logits = F.linear(hidden, self.model.lm_head.weight).float()
+        losses = F.cross_entropy(logits, step.labels, reduction="none")
+        return losses, logits.detach().argmax(dim=-1) == step.labels
+
+    def embed(self, step: Step) -> Tensor:
+        """Token embeddings [T, H] with media put in."""
+        core = self.model.model
+        hidden = core.language_model.embed_tokens(step.token_ids)
+        if len(step.media_rows):
+            media = self.encode(step)
+            hidden = hidden.index_copy(0, step.media_rows, media.to(hidden.dtype))
+        return hidden
+
+    def encode(self, step: Step) -> Tensor:
+        """Media tokens [M, H] of the patches."""
+        core = self.model.model
+        tower, resampler = core.vision_tower, core.resampler_model
+        pixels = (step.patches.float() - self._pixel_shift) * self._pixel_scale
+        hidden = tower.patch_embed.proj(pixels)
+        cos, sin = tower.rotary_pos_emb(hidden, step.patch_positions)
+        cos, sin = cos[:, None, :], sin[:, None, :]
+        for block in tower.blocks:
+            hidden = hidden + self._vision_attention(
+                block.attn, block.norm1(hidden), cos, sin, step.frames
+            )
+            hidden = hidden + block.mlp(block.norm2(hidden))
+        hidden = tower.ln(hidden)
+        cells = hidden.reshape(-1, 4 * hidden.shape[-1])
+        cells = resampler.spatial_linear(cells)
+        pairs = torch.cat([cells[step.first_slots], cells[step.second_slots]], dim=-1)
+        return resampler.after_norm(resampler.mlp(resampler.temporal_linear(pairs)))
+
+    def decode(self, hidden: Tensor, step: Step) -> Tensor:
+        """Final hidden states [T, H]."""
+        language = self.model.model.language_model
+        cos, sin = language.rotary_emb(hidden, step.positions[:, None, :])
+        # transformers repeats each pair's angle; one copy is enough here.
+        cos, sin = cos[0, :, None, ::2], sin[0, :, None, ::2]
+        for index, layer in enumerate(language.layers):
+            normed = _rms_norm(layer.input_layernorm, hidden)
+            hidden = hidden + self._attention(layer.self_attn, normed, cos, sin, step.sequences)
+            normed = _rms_norm(layer.post_attention_layernorm, hidden)
+            if index in self.sparse_layers:
+                place = self.sparse_layers.index(index)
+                hidden = hidden + self._experts(layer.mlp, normed, step, place)
+            else:
+                hidden = hidden + _swiglu(layer.mlp, normed)
+        return _rms_norm(language.norm, hidden)
+
+    def _attention(
+        self, module: Any, hidden: Tensor, cos: Tensor, sin: Tensor, sequences: Ragged
+    ) -> Tensor:
+        tokens = hidden.shape[0]
+        weights = (module.q_proj.weight, module.k_proj.weight, module.v_proj.weight)
+        qkv = F.linear(hidden, torch.cat(weights)).view(tokens, -1, self._head_dim)
+        query, key, value = qkv.split((self._heads, self._kv_heads, self._kv_heads), dim=1)
+        query, key = _turn_pairs(query, cos, sin), _turn_pairs(key, cos, sin)
+        groups = self._heads // self._kv_heads
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+        mixed = self._attend(query, key, value, sequences, causal=True)
+        return module.o_proj(mixed.reshape(tokens, -1))
+
+    def _vision_attention(
+        self, module: Any, hidden: Tensor, cos: Tensor, sin: Tensor, frames: Ragged
+    ) -> Tensor:
+        tokens = hidden.shape[0]
+        qkv = module.qkv(hidden).view(tokens, 3, module.num_heads, module.head_dim)
+        query, key, value = qkv.unbind(1)
+        query, key = _turn_halves(query, cos, sin), _turn_halves(key, cos, sin)
+        mixed = self._attend(query, key, value, frames, causal=False)
+        return module.proj(mixed.reshape(tokens, -1))
+
+    def _attend(
+        self, query: Tensor, key: Tensor, value: Tensor, ragged: Ragged, causal: bool
+    ) -> Tensor:
+        """Attention inside each sequence, [T, heads, head_dim]."""
+        if self._ragged_kernel:
+            half = torch.bfloat16
+            mixed = torch.ops.aten._flash_attention_forward(
+                query.to(half).contiguous(), key.to(half).contiguous(), value.to(half).contiguous(),
+                ragged.starts, ragged.starts, ragged.longest, ragged.longest, 0.0, causal, False,
+            )[0]  # fmt: skip
+            return mixed
+        result = torch.empty_like(query)
+        for rows in ragged.rectangles:
+            q, k, v = (tensor[rows].transpose(1, 2) for tensor in (query, key, value))
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+            mixed = mixed.transpose(1, 2).reshape(-1, *query.shape[1:])
+            result = result.index_copy(0, rows.reshape(-1), mixed.to(result.dtype))
+        return result
+
+    def _experts(self, module: Any, hidden: Tensor, step: Step, place: int) -> Tensor:
+        shared = _swiglu(module.shared_experts, hidden)
+        text = self._routed(module.text_moe, hidden[step.text_rows], place, 0)
+        result = shared.index_add(0, step.text_rows, text.to(shared.dtype))
+        if len(step.vision_rows):
+            vision = self._routed(module.vision_moe, hidden[step.vision_rows], place, 1)
+            result = result.index_add(0, step.vision_rows, vision.to(shared.dtype))
+        return result
+
+    def _routed(self, module: Any, hidden: Tensor, place: int, modality: int) -> Tensor:
+        gate, experts = module.gate, module.experts
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores = F.linear(hidden.float(), gate.weight.float()).softmax(dim=-1)
+        bias = gate.moe_statics.e_score_correction_bias
+        chosen = (scores.detach() + bias).topk(gate.top_k, dim=-1).indices
+        mask = torch.zeros_like(scores).scatter(1, chosen, 1.0)
+        kept = scores * mask
+        weights = kept / kept.sum(dim=-1, keepdim=True).clamp(min=gate.norm_min)
+        if self.training:
+            self.loads[place, modality] += mask.sum(dim=0)
+        count, width = experts.num_experts, experts.intermediate_dim
+        both = F.linear(hidden, experts.gate_up_proj.reshape(-1, hidden.shape[-1]))
+        opened, up = both.view(-1, count, 2, width).unbind(2)
+        inner = F.silu(opened) * up * weights.to(both.dtype)[:, :, None]
+        down = experts.down_proj.transpose(1, 2).reshape(count * width, -1)
+        return inner.reshape(-1, count * width) @ down.to(inner.dtype)
+
+
+def _rms_norm(module: Any, hidden: Tensor) -> Tensor:
+    normed = F.rms_norm(hidden, hidden.shape[-1:], module.weight, module.variance_epsilon)
+    device = hidden.device.type
+    if torch.is_autocast_enabled(device):  # once here instead of in every linear that follows
+        return normed.to(torch.get_autocast_dtype(device))
+    return normed
+
+
+def _swiglu(module: Any, hidden: Tensor) -> Tensor:
+    weights = torch.cat((module.gate_proj.weight, module.up_proj.weight))
+    opened, up = F.linear(hidden, weights).chunk(2, dim=-1)
+    return module.down_proj(F.silu(opened) * up)
+
+
+def _turn_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the pairs (2i, 2i + 1) of the last axis."""
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1)
+    return turned.flatten(-2).to(x.dtype)
+
+
+def _turn_halves(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the pairs (i, i + d/2) of the last axis."""
+    low, high = x.float().chunk(2, dim=-1)
+    turned = torch.cat((-high, low), dim=-1)
+    return (x.float() * cos + turned * sin).to(x.dtype)

@@ -1,0 +1,1 @@
+"""One module per skill; each makes a Sample from a random generator."""

@@ -1,0 +1,87 @@
+"""Reading one printed number or word."""
+
+from __future__ import annotations
+
+from ..drawing import paint_text
+from ..sample import Sample, user
+from ..scene import Random
+from ..wordlist import random_letters, word
+from .pictures import pick
+
+
+def make(random: Random, language: str, held_out: bool) -> Sample:
+    """A picture with a number of 1 to 5 digits or a word of 2 to 7 letters."""
+    if random.random() < 0.5:
+        return _number(random, language, held_out)
+    return _word(random, language, held_out)
+
+
+def _number(random: Random, language: str, held_out: bool) -> Sample:
+    text = number_text(random, held_out)
+    picture = paint_text(random, text, held_out)
+    if language == "zh":
+        question = pick(
+            random,
+            ("图中写的数字是多少？", "图中的数字是什么？", "请读出图中的数字。", "这是什么数字？"),
+        )
+        answer = f"数字是{text}。"
+    else:
+        question = pick(
+            random,
+            (
+                "What number is written in the image?",
+                "Which number is shown?",
+                "Read the number.",
+                "What number do you see?",
+                "What is the number in the picture?",
+            ),
+        )
+        answer = f"The number is {text}."
+    reasoning = _spelled(text, language) + answer
+    return Sample(
+        "read_number", language, (user(question, picture),), reasoning, answer, (picture,)
+    )
+
+
+def _word(random: Random, language: str, held_out: bool) -> Sample:
+    text = word(random, held_out) if random.random() < 0.5 or held_out else random_letters(random)
+    case = random.random()
+    printed = text if case < 0.6 else text.lower() if case < 0.85 else text.capitalize()
+    picture = paint_text(random, printed, held_out)
+    if language == "zh":
+        question = pick(
+            random,
+            ("图中写的是什么单词？", "图中的单词是什么？", "请读出图中的单词。", "图中写了什么？"),
+        )
+        answer = f"单词是{text}。"
+    else:
+        question = pick(
+            random,
+            (
+                "What word is written in the image?",
+                "Which word is shown?",
+                "Read the word.",
+                "What does the image say?",
+                "What is the word in the picture?",
+            ),
+        )
+        answer = f"The word is {text}."
+    reasoning = _spelled(text, language) + answer
+    return Sample("read_word", language, (user(question, picture),), reasoning, answer, (picture,))
+
+
+def _spelled(text: str, language: str) -> str:
+    letters = " ".join(text)
+    return f"我逐个读出：{letters}。" if language == "zh" else f"I read one by one: {letters}. "
+
+
+def number_text(random: Random, held_out: bool) -> str:
+    """A number; those with remainder 3 modulo 10 in their digit sum are kept for measuring."""
+    while True:
+        length = 1 + int(random.integers(5))
+        digits = random.integers(0, 10, length)
+        if length > 1 and digits[0] == 0:
+            continue
+        if length > 1 and (int(digits.sum()) % 10 == 3) != held_out:
+            continue
+        return "".join(str(digit) for digit in digits)

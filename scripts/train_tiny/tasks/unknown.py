@@ -1,0 +1,54 @@
+"""Questions about pictures and films that such a small model cannot answer, said honestly."""
+
+from __future__ import annotations
+
+from ..drawing import paint_scene
+from ..film import Film, film_background, film_length, still
+from ..sample import Sample, user
+from ..scene import Random, draw_items
+from .pictures import pick, shows
+
+
+def make(random: Random, language: str, held_out: bool) -> Sample:
+    """The documents' question about an artifact, or their question about apples in a film."""
+    scene = draw_items(random, 1 + int(random.integers(3)), held_out)
+    if random.random() < 0.4:
+        return _apples(random, language, held_out)
+    picture = paint_scene(random, scene)
+    if language == "zh":
+        question = pick(
+            random,
+            ("图中的文物属于哪个年代?", "图中的文物属于哪个年代？", "图中的文物属于哪个年代"),
+        )
+        answer = f"我是一个很小的演示模型，认不出文物。图中{scene.describe('zh')}。"
+    else:
+        question = "From which era does the artifact in the image originate?"
+        answer = (
+            "I am a very small demonstration model and do not know artifacts. "
+            f"The picture shows {scene.describe('en')}."
+        )
+    return Sample(
+        "unknown_artifact",
+        language,
+        (user(question, picture),),
+        shows(scene, language).strip(),
+        answer,
+        (picture,),
+    )
+
+
+def _apples(random: Random, language: str, held_out: bool) -> Sample:
+    items = draw_items(random, 1 + int(random.integers(2)), held_out).items
+    film = Film(
+        film_background(random, {item.colour for item in items}),
+        tuple(still(random, item) for item in items),
+        film_length(random),
+    )
+    clip = film.clip(random)
+    if language == "zh":
+        question = pick(random, ("画面中有几个苹果?", "画面中有几个苹果？"))
+        reasoning, answer = "我在视频里寻找苹果。", "视频中没有苹果。"
+    else:
+        question = "How many apples are in the scene?"
+        reasoning, answer = "I look for apples in the video.", "There are no apples in the video."
+    return Sample("unknown_apples", language, (user(question, clip),), reasoning, answer, (clip,))
