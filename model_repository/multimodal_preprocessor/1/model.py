@@ -30,7 +30,8 @@ class TritonPythonModel:
         try:
             arguments.check_numpy(os.environ.get("NVIDIA_TRITON_SERVER_VERSION", ""))
             settings = load_settings(PreprocessorSettings, arguments.parameters_of(args))
-            self._pool = PreprocessPool(Preprocessor(settings), settings.preprocess_threads)
+            self._preprocessor = Preprocessor(settings)
+            self._pool = PreprocessPool(self._preprocessor, settings.preprocess_threads)
         except ErnieError as error:
             raise pb_utils.TritonModelException(error.message) from None
 
@@ -49,6 +50,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         self._pool.close()
+        self._preprocessor.close()
 
 
 def _strings(request, name: str) -> list[bytes]:
