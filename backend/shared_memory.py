@@ -5,14 +5,16 @@
     ernie-credit-<pid>-<16 hex>    int64 counters: made by the engine's stub, written by the
                                    postprocessor, removed with the stub
 
-`<pid>` is the maker. Names arrive inside messages, and a raw Triton client can write such a
-message: a name that has not exactly this form is refused, links are not followed, files are 0600.
-`sweep` removes what processes that died in between left behind.
+`<pid>` is the maker, for people to see. Names arrive inside messages, and a raw Triton client can
+write such a message: a name that has not exactly this form is refused, links are not followed,
+files are 0600. `sweep` removes what processes that died in between left behind; it asks no pid,
+for containers that share /dev/shm have pids of their own.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import mmap
 import os
 import re
@@ -100,10 +102,11 @@ class CreditFile:
     with where it stood when the stream began. Aligned 8-byte reads and writes are atomic.
     """
 
-    def __init__(self, name: str, descriptor: int, is_owner: bool) -> None:
+    def __init__(self, name: str, descriptor: int, lock: int | None) -> None:
+        """`lock`: the descriptor that holds the maker's lock, in the process that made the file."""
         self.name = name
         self.num_slots = os.fstat(descriptor).st_size // 8
-        self._is_owner = is_owner
+        self._lock = lock
         self._map = mmap.mmap(descriptor, self.num_slots * 8)
         self._counters = memoryview(self._map).cast("q")
 
@@ -113,13 +116,13 @@ class CreditFile:
         name = _new_name("credit")
         descriptor = _create(name)
         try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             _reserve(descriptor, num_slots * 8)
-            return cls(name, descriptor, is_owner=True)
+            return cls(name, descriptor, lock=descriptor)
         except OSError:
             _unlink(name)
-            raise OverloadedError("no room in shared memory for stream counters") from None
-        finally:
             os.close(descriptor)
+            raise OverloadedError("no room in shared memory for stream counters") from None
 
     @classmethod
     def open(cls, name: str) -> CreditFile:
@@ -130,7 +133,7 @@ class CreditFile:
             raise InvalidRequestError(f"stream counters {name} are gone", param="credit") from None
         try:
             _check_owner(descriptor, name)
-            return cls(name, descriptor, is_owner=False)
+            return cls(name, descriptor, lock=None)
         except ValueError:
             raise InvalidRequestError(f"stream counters {name} are empty", param="credit") from None
         finally:
@@ -145,32 +148,32 @@ class CreditFile:
             self._counters[slot] += 1
 
     def remove(self) -> None:
-        """Remove the file if this process created it; maps of it stay valid."""
-        if self._is_owner:
+        """Remove the file if this process made it; maps of it stay valid."""
+        if self._lock is not None:
             _unlink(self.name)
+            os.close(self._lock)
+            self._lock = None
 
     def close(self) -> None:
-        """Unmap, and remove if this process created it."""
+        """Unmap, and remove if this process made it."""
         self.remove()
         self._counters.release()
         self._map.close()
 
 
 def sweep() -> list[str]:
-    """Remove files whose maker is dead, and pixels nobody fetched. Returns their names."""
+    """Remove pixels nobody fetched and counters whose maker is dead. Returns their names."""
     removed = []
     for path in FOLDER.glob("ernie-*"):
-        match = _NAME.fullmatch(path.name)
-        if match is None:
-            continue
+        kind = _kind(path.name)
         try:
             status = path.lstat()
         except OSError:
             continue
-        if status.st_uid != os.geteuid():
+        if kind is None or status.st_uid != os.geteuid() or not stat.S_ISREG(status.st_mode):
             continue
-        is_stale = match[1] == "pixels" and time.time() - status.st_mtime > MAX_PIXELS_AGE_S
-        if is_stale or not _was_made_by(int(match[2]), status.st_mtime):
+        age_s = time.time() - status.st_mtime
+        if age_s > MAX_PIXELS_AGE_S if kind == "pixels" else _is_unlocked(path):
             _unlink(path.name)
             removed.append(path.name)
     return removed
@@ -216,19 +219,16 @@ def _unlink(name: str) -> None:
         os.unlink(FOLDER / name)
 
 
-def _was_made_by(pid: int, made_at: float) -> bool:
-    """Whether `pid` lives and is old enough to have made a file then: pids are reused.
-
-    /dev/shm outlives a container's restart on Kubernetes, where pids start from 1 again.
-    """
+def _is_unlocked(path: Path) -> bool:
+    """Whether the process that made these counters, and locked them for its life, is gone."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        booted = next(
-            int(line.split()[1])
-            for line in Path("/proc/stat").read_text().splitlines()
-            if line.startswith("btime ")
-        )
-    except (OSError, StopIteration, IndexError, ValueError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
         return False
-    started = booted + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    return started < made_at + 2.0  # btime has a resolution of a second
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)

@@ -39,6 +39,7 @@ from openai_frontend.triton_installation import TritonInstallation, find_tritons
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 MIN_SHARED_MEMORY_BYTES = 32 * 2**20
+FOLDER_PREFIX = "ernie-tritonserver-"
 
 # Runs in the child before the server: die (by a clean SIGTERM) with the thread that started it.
 # A `preexec_fn` would do the same but is not safe in a process with threads.
@@ -210,8 +211,9 @@ class TritonProcess:
 
     def _launch(self, arguments: list[str], environ: dict[str, str], capture: bool) -> None:
         _check_shared_memory()
+        _sweep_folders()
         installation = self._installation or find_tritonserver(environ)
-        self._folder = Path(tempfile.mkdtemp(prefix="ernie-tritonserver-"))
+        self._folder = Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-"))
         try:
             more, libraries = installation.prepare(self._folder)
         except ConfigError:
@@ -290,6 +292,14 @@ def _check_shared_memory() -> None:
             f"{SHARED_MEMORY} has {free // 2**20} MiB free and needs at least "
             f"{MIN_SHARED_MEMORY_BYTES // 2**20} (container: --shm-size=1g)"
         )
+
+
+def _sweep_folders() -> None:
+    """Remove the folders of links that killed processes left behind."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{FOLDER_PREFIX}*-*"):
+        pid = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def main(arguments: Sequence[str]) -> int:

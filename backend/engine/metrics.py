@@ -56,6 +56,8 @@ FAMILIES = (
     _plain("counter", "cached_tokens_total", "cached_tokens_total", "Prompt tokens not computed"),
     _plain("counter", "generation_tokens_total", "generation_tokens_total", "Tokens generated"),
     _plain("counter", "preemptions_total", "preemptions_total", "Requests set back to waiting"),
+    _plain("counter", "encoder_runs_total", "encoder_runs_total", "Media encoded"),
+    _plain("counter", "encoder_cache_hits_total", "encoder_cache_hits_total", "Media not encoded"),
     _plain("gauge", "kv_cache_usage", "kv_cache_usage", "Share of KV blocks in use, 0 to 1"),
     Family(
         "gauge",

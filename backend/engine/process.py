@@ -175,9 +175,7 @@ def load_core(settings: EngineSettings) -> Core:
 def main(arguments: list[str]) -> int:
     descriptor, parent = int(arguments[0]), int(arguments[1])
     _tie_to_parent(parent)
-    # The terminal's Ctrl-C and a container's SIGTERM reach the whole group; the stub decides here.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _ignore_signals()
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1, all_threads=True)
     logging.basicConfig(
@@ -204,6 +202,7 @@ def _serve(connection: Connection) -> int:
     try:
         started = time.monotonic()
         core = load_core(settings_from(first.settings))
+        _ignore_signals()  # Paddle takes SIGTERM for itself when it is imported
         log.info("engine loaded in %.1f s", time.monotonic() - started)
     except Exception as error:
         if not isinstance(error, ErnieError):
@@ -230,6 +229,12 @@ def _tick_while(connection: Connection, loading: threading.Event) -> None:
     except ConnectionClosed:
         # The stub died while a checkpoint of many gigabytes is being read: nobody waits for it.
         os._exit(0)
+
+
+def _ignore_signals() -> None:
+    """The terminal's Ctrl-C and a container's SIGTERM reach the whole group; the stub decides."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _tie_to_parent(parent: int) -> None:

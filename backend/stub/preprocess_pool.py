@@ -6,6 +6,7 @@ of them wait for one, text goes through.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import logging
 import threading
@@ -22,6 +23,7 @@ import numpy.typing as npt
 from backend import shared_memory, wire
 from backend.errors import ErnieError, InternalError, OverloadedError
 from backend.preprocess import PreparedRequest
+from backend.wire import PixelHandle
 
 TEXT_THREADS = 2
 MAX_WAITING = 256
@@ -69,6 +71,7 @@ class PreprocessPool:
         self._media = ThreadPoolExecutor(media_threads, "preprocess-media")
         self._lock = threading.Lock()
         self._num_waiting = 0
+        self._written: collections.deque[PixelHandle] = collections.deque(maxlen=MAX_WAITING)
 
     def submit(self, job: Job) -> None:
         """Never raises: whatever is wrong becomes an `error` request on its way to the client."""
@@ -89,9 +92,11 @@ class PreprocessPool:
             self._reply(job, failed(job.request_id, error))
 
     def close(self) -> None:
-        """Jobs that run are finished, jobs that wait are not begun."""
+        """Jobs that run are finished, jobs that wait are not begun. No pixels stay behind."""
         for pool in (self._text, self._media):
             pool.shutdown(wait=True, cancel_futures=True)
+        for handle in self._written:
+            shared_memory.discard_pixels(handle)
 
     def _work(self, job: Job) -> None:
         self._done()
@@ -113,6 +118,7 @@ class PreprocessPool:
         engine.received_at = job.received_at
         if prepared.pixels is not None:
             engine.pixels = shared_memory.write_pixels(prepared.pixels)
+            self._written.append(engine.pixels)
         return EngineInput(engine, prepared.prompt_ids, prepared.positions)
 
     def _reply(self, job: Job, result: EngineInput) -> None:

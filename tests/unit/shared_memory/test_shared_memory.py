@@ -12,6 +12,8 @@ from backend.errors import InternalError, InvalidRequestError, OverloadedError
 from backend.shared_memory import CreditFile, discard_pixels, read_pixels, sweep, write_pixels
 from backend.wire import PixelHandle
 
+ROOT = Path(__file__).parents[3]
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
@@ -135,37 +137,44 @@ def test_counters_of_a_wrong_name_or_without_content_are_refused(folder):
         CreditFile.open(name_of(1, "credit"))
 
 
-def _dead_pid() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def test_sweep_removes_only_what_dead_processes_left(folder):
-    mine = write_pixels(make_pixels()).name
-    dead = name_of(_dead_pid())
-    (folder / dead).write_bytes(b"x")
+def test_sweep_leaves_what_is_in_use(folder):
+    pixels = write_pixels(make_pixels())
+    credit = CreditFile.create(1)
     foreign = folder / "ernie-pixels-abc"
     foreign.touch()
-    assert sweep() == [dead]
-    assert {item.name for item in folder.iterdir()} == {mine, foreign.name}
+    link = folder / name_of(1, "credit")
+    link.symlink_to(foreign)
+    assert sweep() == []
+    assert len(list(folder.iterdir())) == 4
+    credit.close()
+    discard_pixels(pixels)
 
 
 def test_sweep_removes_pixels_nobody_fetched(folder):
     handle = write_pixels(make_pixels())
-    credit = CreditFile.create(1)
-    for file in folder.iterdir():
-        os.utime(file, (0, file.stat().st_mtime - 61))
-    removed = sweep()
-    credit.close()
-    assert handle.name in removed
+    file = folder / handle.name
+    os.utime(file, (0, file.stat().st_mtime - 61))
+    assert sweep() == [handle.name]
+    assert list(folder.iterdir()) == []
 
 
-def test_a_file_older_than_the_process_that_now_has_the_pid_is_swept(folder):
-    stale = folder / name_of(os.getpid(), "credit")
-    stale.touch()
-    os.utime(stale, (1, 1))
-    assert sweep() == [stale.name]
+def test_sweep_removes_counters_whose_maker_was_killed(folder):
+    script = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from pathlib import Path\n"
+        "from backend import shared_memory\n"
+        f"shared_memory.FOLDER = Path({str(folder)!r})\n"
+        "file = shared_memory.CreditFile.create(4)\n"
+        "print(file.name, flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as maker:
+        name = maker.stdout.readline().strip()
+        assert sweep() == []
+        maker.kill()
+        maker.wait()
+    assert sweep() == [name]
 
 
 def test_the_real_folder_is_a_memory_file_system():
