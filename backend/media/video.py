@@ -29,6 +29,7 @@ from backend.media.options import ProcessorOptions
 from backend.media.video_worker import VideoJob
 
 WORKER: Final = "backend.media.video_worker"
+MAX_TEXT_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -116,26 +117,48 @@ def _converse(
         child.stdin.close()
     except BrokenPipeError:
         pass  # it ended early; what it wrote, or did not, says why
+    return receive_item(child.stdout, job.options, reserve)
+
+
+def receive_item(
+    pipe: IO[bytes], options: ProcessorOptions, reserve: Callable[[int], None]
+) -> MediaItem:
+    """What the child writes → an item. A child that was taken over may write anything at all.
+
+    Raises MediaError: the child's own, or `media_too_complex` for an end too early and for bytes
+    that break the protocol.
+    """
+    try:
+        return _receive(pipe, options, reserve)
+    except (msgspec.MsgspecError, struct.error, ValueError, KeyError):
+        raise _killed() from None
+
+
+def _receive(
+    pipe: IO[bytes], options: ProcessorOptions, reserve: Callable[[int], None]
+) -> MediaItem:
     grid: tuple[int, int, int] = (0, 0, 0)
     rows: NDArray[np.uint8] | None = None
     filled = 0
     while rows is None or filled < rows.nbytes:
-        kind, size = struct.unpack("<cI", _read_exactly(child.stdout, 5))
-        if kind == b"E":
-            problem = msgspec.json.decode(_read_exactly(child.stdout, size), type=dict[str, str])
-            raise MediaError(problem["message"], code=problem["code"])
-        if kind == b"H":
-            grid = msgspec.json.decode(_read_exactly(child.stdout, size), type=_Header).grid
-            row_size = 3 * job.options.patch_size**2
-            total = grid[0] * grid[1] * grid[2]
-            reserve(total * row_size)
-            rows = np.empty((total, row_size), dtype=np.uint8)
-        elif rows is not None:
+        kind, size = struct.unpack("<cI", _read_exactly(pipe, 5))
+        if kind == b"R" and rows is not None:
             target = rows.data.cast("B")[filled : filled + size]
-            if len(target) != size or child.stdout.readinto(target) != size:  # type: ignore[attr-defined]
+            if len(target) != size or pipe.readinto(target) != size:  # type: ignore[attr-defined]
                 raise _killed()
             filled += size
-    options = job.options
+            continue
+        text = _read_exactly(pipe, min(size, MAX_TEXT_BYTES))
+        if kind == b"E":
+            problem = msgspec.json.decode(text, type=dict[str, str])
+            raise MediaError(problem["message"], code=problem["code"])
+        grid = msgspec.json.decode(text, type=_Header).grid
+        if min(grid) < 1:
+            raise _killed()
+        row_size = 3 * options.patch_size**2
+        num_rows = grid[0] * grid[1] * grid[2]
+        reserve(num_rows * row_size)
+        rows = np.empty((num_rows, row_size), dtype=np.uint8)
     return make_item("video", grid, rows, options.spatial_conv_size, options.temporal_conv_size)
 
 

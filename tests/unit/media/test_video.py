@@ -1,5 +1,6 @@
 """Videos through the real decoding child: what is shown, what is refused, what a limit does."""
 
+import io
 import os
 import struct
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from backend.errors import MediaError
 from backend.media import video
 from backend.media.options import ProcessorOptions
-from backend.media.video import VideoLimits, video_item
+from backend.media.video import VideoLimits, receive_item, video_item
 
 SMALL = ProcessorOptions(
     video_min_pixels=784, video_max_pixels=64 * 784, video_min_frames=4, video_max_frames=64
@@ -203,3 +204,40 @@ def test_no_file_descriptor_is_left_open(make_video):
     for _ in range(3):
         video_item(data, SMALL)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_decoder_that_was_taken_over_fails_its_request_alone():
+    def frame(kind, payload):
+        return struct.pack("<cI", kind, len(payload)) + payload
+
+    for said in (
+        b"",
+        b"garbage that is long enough",
+        frame(b"H", b"no JSON"),
+        frame(b"H", b'{"grid": [-1, 2, 2]}'),
+        frame(b"H", b'{"grid": [0, 2, 2]}'),
+        frame(b"H", b'{"grid": [-1, -1, 2]}') + frame(b"R", b"x" * 588 * 2),
+        frame(b"H", b'{"grid": [2, 2]}'),
+        frame(b"H", b'{"grid": [2, 2, 2]}') + frame(b"R", b"x" * 588 * 9),
+        frame(b"H", b'{"grid": [2, 2, 2]}') + frame(b"R", b"x" * 588),
+        frame(b"H", b'{"grid": [2, 2, 2]}') + frame(b"H", b"{}"),
+        frame(b"R", b"x" * 588),
+        frame(b"E", b"{}"),
+        struct.pack("<cI", b"E", 2**32 - 1),
+    ):
+        with pytest.raises(MediaError) as info:
+            receive_item(io.BytesIO(said), SMALL, lambda size_bytes: None)
+        assert info.value.code == "media_too_complex"
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_damaged_files_are_decoded_or_refused_in_our_own_words(make_video, seed):
+    container, codec = [("mp4", "libx264"), ("webm", "libvpx-vp9"), ("avi", "mpeg4")][seed % 3]
+    data = bytearray(make_video(12, container=container, codec=codec, gop=6))
+    rng = np.random.default_rng(seed)
+    for place in rng.integers(0, len(data), 20):
+        data[place] ^= int(rng.integers(1, 256))
+    try:
+        video_item(bytes(data), SMALL, VideoLimits(timeout_s=20))
+    except MediaError as error:
+        assert "0x" not in error.message and "/" not in error.message
