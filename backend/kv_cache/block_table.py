@@ -39,6 +39,9 @@ class BlockTable:
 
     def slots(self, start: int, stop: int) -> NDArray[np.int64]:
         """int64 [stop - start]: block_id · block_size + offset of tokens start..stop-1."""
+        if stop - start == 1:  # a decode step, where the arrays below cost most of its time
+            block, offset = divmod(start, self._block_size)
+            return np.array([int(self._buffer[block]) * self._block_size + offset], dtype=np.int64)
         index = np.arange(start, stop, dtype=np.int64)
         blocks = self._buffer[index // self._block_size].astype(np.int64)
         slots: NDArray[np.int64] = blocks * self._block_size + index % self._block_size

@@ -18,26 +18,47 @@ def build_batch(chunks: Sequence[Chunk], block_size: int, media_embeddings: Any 
     `media_embeddings` [P, H] are the rows of `media_rows` over all chunks, in order.
     """
     starts = np.cumsum([0, *(chunk.num_tokens for chunk in chunks)], dtype=np.int32)
-    is_vision = np.concatenate([_vision_mask(chunk) for chunk in chunks])
-    media_rows = [
-        np.arange(first, end, dtype=np.int32) + (int(start) + piece.offset - chunk.start)
-        for chunk, start in zip(chunks, starts, strict=False)
-        for piece, first, end in media_rows_of(chunk)
-    ]
+    rows = _TokenRows(int(starts[-1]))
+    for chunk, start in zip(chunks, starts.tolist(), strict=False):
+        rows.fill(chunk, start)
     return Batch(
-        token_ids=np.concatenate([c.request.token_ids(c.start, c.stop) for c in chunks]),
-        positions=np.concatenate(
-            [c.request.token_positions(c.start, c.stop) for c in chunks], axis=1
-        ),
-        slot_mapping=np.concatenate([c.request.block_table.slots(c.start, c.stop) for c in chunks]),
+        token_ids=rows.token_ids,
+        positions=rows.positions,
+        slot_mapping=rows.slots,
         query_starts=starts,
         context_lens=np.array([chunk.stop for chunk in chunks], dtype=np.int32),
         block_tables=_block_tables(chunks, block_size),
         logit_rows=starts[1:][[chunk.is_last for chunk in chunks]] - 1,
-        vision_rows=np.flatnonzero(is_vision).astype(np.int32),
-        media_rows=np.concatenate([np.empty(0, dtype=np.int32), *media_rows], dtype=np.int32),
+        vision_rows=np.flatnonzero(rows.is_vision).astype(np.int32),
+        media_rows=np.flatnonzero(rows.is_media).astype(np.int32),
         media_embeddings=media_embeddings,
     )
+
+
+class _TokenRows:
+    """What each of T tokens is, filled chunk by chunk."""
+
+    def __init__(self, num_tokens: int) -> None:
+        self.token_ids = np.empty(num_tokens, dtype=np.int32)
+        self.positions = np.empty((3, num_tokens), dtype=np.int32)
+        self.slots = np.empty(num_tokens, dtype=np.int64)
+        self.is_vision = np.zeros(num_tokens, dtype=np.bool_)
+        self.is_media = np.zeros(num_tokens, dtype=np.bool_)
+
+    def fill(self, chunk: Chunk, row: int) -> None:
+        request, start, stop = chunk.request, chunk.start, chunk.stop
+        end = row + chunk.num_tokens
+        self.slots[row:end] = request.block_table.slots(start, stop)
+        self.positions[:, row:end] = request.token_positions(start, stop)
+        num_prompt = request.num_prompt_tokens
+        if start >= num_prompt:  # generated tokens are text
+            self.token_ids[row:end] = request.output_ids[start - num_prompt : stop - num_prompt]
+            return
+        self.token_ids[row:end] = request.token_ids(start, stop)
+        self.is_vision[row:end] = request.vision_mask(start, stop)
+        for piece, first, last in media_rows_of(chunk):
+            place = row + piece.offset - start
+            self.is_media[place + first : place + last] = True
 
 
 def filling_batch(blocks: NDArray[np.int32], block_size: int) -> Batch:
@@ -68,10 +89,6 @@ def media_rows_of(chunk: Chunk) -> list[tuple[MediaPiece, int, int]]:
         )
         for piece in chunk.request.media_between(chunk.start, chunk.stop)
     ]
-
-
-def _vision_mask(chunk: Chunk) -> NDArray[np.bool_]:
-    return chunk.request.vision_mask(chunk.start, chunk.stop)
 
 
 def _block_tables(chunks: Sequence[Chunk], block_size: int) -> NDArray[np.int32]:

@@ -89,19 +89,22 @@ class Request:
         output = self.output_ids[max(0, start - length) : max(0, stop - length)]
         if not output:
             return self.prompt_ids[start:stop]
-        return np.concatenate([self.prompt_ids[start:stop], np.array(output, dtype=np.int32)])
+        generated = np.array(output, dtype=np.int32)
+        if start >= length:
+            return generated
+        return np.concatenate([self.prompt_ids[start:], generated])
 
     def token_positions(self, start: int, stop: int) -> NDArray[np.int32]:
         """int32 [3, stop - start]."""
         length = len(self.prompt_ids)
         if stop <= length:
             return self.positions[:, start:stop]
+        generated = np.empty((3, stop - max(start, length)), dtype=np.int32)
         first = self._next_position + max(0, start - length)
-        generated = np.arange(first, self._next_position + stop - length, dtype=np.int32)
-        return np.concatenate(
-            [self.positions[:, start:length], np.broadcast_to(generated, (3, len(generated)))],
-            axis=1,
-        )
+        generated[:] = range(first, first + generated.shape[1])
+        if start >= length:
+            return generated
+        return np.concatenate([self.positions[:, start:], generated], axis=1)
 
     def vision_mask(self, start: int, stop: int) -> NDArray[np.bool_]:
         """bool [stop - start]; generated tokens are text."""

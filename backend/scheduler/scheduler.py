@@ -123,11 +123,10 @@ class Scheduler:
     def commit(self, chunk: Chunk, token_id: int | None) -> None:
         """A chunk was computed; `token_id` was sampled if it `is_last`, else None."""
         request = chunk.request
-        num_published = request.num_computed_tokens // self._block_size
         request.num_computed_tokens = chunk.stop
-        if self.limits.enable_prefix_caching:
-            # Blocks that are full now. Those that came from the cache keep their first name.
-            num_full = chunk.stop // self._block_size
+        num_published = chunk.start // self._block_size
+        num_full = chunk.stop // self._block_size
+        if self.limits.enable_prefix_caching and num_full > num_published:
             hashes = request.block_hashes(num_full)
             for block in range(num_published, num_full):
                 self.pool.publish(int(request.block_table.block_ids[block]), hashes[block])

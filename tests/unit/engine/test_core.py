@@ -145,6 +145,23 @@ def test_seeded_requests_get_the_same_tokens_alone_and_in_a_crowd():
     assert streams.core.stats()["preemptions_total"] > 0
 
 
+def test_a_preempted_request_recomputes_its_output_in_chunks_and_goes_on():
+    core = make_core(
+        num_kv_blocks=12,
+        max_model_len=44,
+        max_num_seqs=3,
+        max_num_batched_tokens=5,
+        enable_prefix_caching=False,
+    )
+    streams = Streams(core)
+    for n in range(3):
+        streams.add(str(n), [5 + n, 7], max_tokens=36, ignore_eos=True)
+    streams.run()
+    assert core.stats()["preemptions_total"] > 0
+    for n in range(3):
+        assert streams.tokens(str(n)) == fake.answer([5 + n, 7], 36, stop_ids=())
+
+
 def test_requests_without_a_seed_differ_by_stream_and_engine_seed():
     def sample(key, **settings):
         streams = Streams(make_core(**settings))

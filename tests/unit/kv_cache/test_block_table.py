@@ -16,6 +16,8 @@ def test_slots_follow_the_table():
     table = BlockTable(block_size=4)
     table.extend([5, 2])
     assert table.slots(2, 6).tolist() == [22, 23, 8, 9]
+    assert table.slots(5, 6).tolist() == [9]
+    assert table.slots(2, 6).dtype == table.slots(5, 6).dtype == np.int64
 
 
 def test_cleared_table_gives_its_blocks_back_once():

@@ -28,6 +28,16 @@ def test_a_mixed_batch_by_hand():
     assert len(batch.vision_rows) == len(batch.media_rows) == 0
 
 
+def test_a_preempted_request_is_prefilled_in_chunks_of_prompt_and_output():
+    prompt, output, blocks = [1, 2, 3], range(50, 58), [1, 2, 3]
+    across = build_batch([make_chunk(2, 5, prompt, blocks, output=output)], BLOCK_SIZE, None)
+    assert across.token_ids.tolist() == [3, 50, 51]
+    inside = build_batch([make_chunk(5, 9, prompt, blocks, output=output)], BLOCK_SIZE, None)
+    assert inside.token_ids.tolist() == [52, 53, 54, 55]
+    assert inside.positions.tolist() == [[5, 6, 7, 8]] * 3
+    assert inside.slot_mapping.tolist() == [9, 10, 11, 12]
+
+
 def test_a_chunk_takes_its_rows_of_a_picture():
     media = [make_piece(2, 3), make_piece(6, 4)]
     text = make_chunk(0, 2, range(2), [1])
