@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from backend.errors import InternalError
 
 # Every block is in exactly one of three states:
@@ -118,37 +121,34 @@ class BlockPool:
                 del self._cached[block_id]
                 self._unused.append(block_id)
 
-    def check_integrity(self, tables: Iterable[Iterable[int]]) -> None:
+    def check_integrity(self, tables: Iterable[ArrayLike]) -> None:
         """Recount every reference from its owners' block tables.
 
         Raises InternalError with the numbers when the drawing above does not hold.
         """
-        expected = [0] * (self.num_blocks + 1)
-        for table in tables:
-            for block_id in table:
-                expected[block_id] += 1
-        wrong = [
-            block_id
-            for block_id, count in enumerate(self._num_references)
-            if count != expected[block_id]
-        ]
-        if wrong:
+        size = self.num_blocks + 1
+        owned = [np.asarray(table, dtype=np.int64) for table in tables]
+        expected = np.bincount(np.concatenate([np.empty(0, np.int64), *owned]), minlength=size)
+        counted = np.array(self._num_references)
+        wrong = np.flatnonzero(counted != expected)
+        if len(wrong):
             raise InternalError(
                 f"{len(wrong)} KV blocks have a wrong reference count, first block {wrong[0]}: "
-                f"counted {self._num_references[wrong[0]]}, owned {expected[wrong[0]]} times"
+                f"counted {counted[wrong[0]]}, owned {expected[wrong[0]]} times"
             )
-        held = {block_id for block_id, count in enumerate(expected) if count}
-        states = (set(self._unused), held, set(self._cached))
-        listed = len(self._unused) + len(held) + len(self._cached)
-        if listed != self.num_blocks or len(set().union(*states)) != self.num_blocks:
+        unused = np.bincount(self._unused, minlength=size)
+        cached = np.bincount(list(self._cached), minlength=size)
+        held = expected > 0
+        if unused[0] or held[0] or not np.all((unused + held + cached)[1:] == 1):
             raise InternalError(
-                f"KV blocks do not add up: {len(self._unused)} unused + {len(held)} held + "
-                f"{len(self._cached)} cached != {self.num_blocks}"
+                f"KV blocks do not add up: {unused.sum()} unused + {held.sum()} held + "
+                f"{cached.sum()} cached != {self.num_blocks}"
             )
-        named = {block_id for block_id, name in enumerate(self._hash_of) if name is not None}
-        if named != set(self._block_of.values()) or named & states[0] or not states[2] <= named:
+        named = np.bincount(list(self._block_of.values()), minlength=size)
+        has_hash = np.array([name is not None for name in self._hash_of])
+        if np.any(named != has_hash) or np.any(has_hash & (unused > 0)) or np.any(cached > named):
             raise InternalError(
-                f"prefix cache does not add up: {len(named)} blocks with a hash, "
+                f"prefix cache does not add up: {has_hash.sum()} blocks with a hash, "
                 f"{len(self._block_of)} hashes, {len(self._cached)} cached blocks"
             )
 

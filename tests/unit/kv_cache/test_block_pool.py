@@ -103,6 +103,47 @@ def test_integrity_check_finds_a_lost_and_a_wrongly_shared_block():
         pool.check_integrity([blocks, blocks])
 
 
+def damage(kind):
+    """A pool with one unused, one held and one cached block, and one account changed."""
+    pool = BlockPool(3)
+    held, cached = pool.allocate(2)
+    pool.publish(cached, b"x")
+    pool.free([cached])
+    if kind == "lost":
+        pool._unused.clear()
+    elif kind == "twice":
+        pool._unused.append(cached)
+    elif kind == "padding":
+        pool._unused.append(0)
+    elif kind == "renamed":
+        pool._block_of[b"y"] = pool._block_of.pop(b"x")
+        pool._block_of[b"z"] = held
+    elif kind == "nameless":
+        pool._drop_hash(cached)
+    return pool, [[held]]
+
+
+def test_integrity_check_passes_on_an_undamaged_pool():
+    pool, tables = damage("nothing")
+    pool.check_integrity(tables)
+
+
+@pytest.mark.parametrize(
+    "kind, message",
+    [
+        ("lost", "0 unused . 1 held . 1 cached != 3"),
+        ("twice", "do not add up"),
+        ("padding", "do not add up"),
+        ("renamed", "1 blocks with a hash, 2 hashes"),
+        ("nameless", "0 blocks with a hash, 0 hashes, 1 cached"),
+    ],
+)
+def test_integrity_check_finds_every_kind_of_damage(kind, message):
+    pool, tables = damage(kind)
+    with pytest.raises(InternalError, match=message):
+        pool.check_integrity(tables)
+
+
 class PoolMachine(RuleBasedStateMachine):
     """Owners with chains of content: block n of chain c is named (c, n)."""
 
