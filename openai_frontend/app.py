@@ -6,6 +6,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backend.errors import ErnieError
 from openai_frontend.endpoints.chat import chat_endpoint
@@ -46,6 +47,17 @@ def create_app(service: Service) -> Starlette:
 def create_metrics_app(service: Service) -> Starlette:
     """Without keys: the operator's own port."""
     return _application([metrics_route(service), *health_routes(service)], [])
+
+
+class ByPort:
+    """Sends what came in on `port` to `there`, everything else to `app`."""
+
+    def __init__(self, app: ASGIApp, port: int, there: ASGIApp) -> None:
+        self._app, self._port, self._there = app, port, there
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_there = (scope.get("server") or (None, None))[1] == self._port
+        await (self._there if is_there else self._app)(scope, receive, send)
 
 
 def _application(routes: list[Route], middleware: list[Middleware]) -> Starlette:

@@ -13,6 +13,8 @@ from openai_frontend.generation import Generation
 from openai_frontend.upstream import Upstream
 
 ANY_NAME = "default"
+GOODBYE_S = 1.0
+"""For clients to take the error that ends their request at shutdown."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Service:
             self.interrupt_all(
                 EngineUnavailableError("the server is shutting down", code="shutting_down")
             )
-            await self.admission.wait_idle(1.0)
+            await self.admission.wait_idle(GOODBYE_S)
         if self._stopping:
             await asyncio.wait(self._stopping)
         return finished

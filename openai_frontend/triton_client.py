@@ -24,16 +24,21 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from backend import wire
-from backend.errors import EngineUnavailableError, InternalError
+from backend.errors import EngineUnavailableError, InternalError, InvalidRequestError
 from backend.wire import EngineOutput, EngineRequest, Event
 
 logger = logging.getLogger(__name__)
 
 ENSEMBLE = "ernie_chat"
 ENGINE = "ernie_engine"
+PREPROCESSOR = "multimodal_preprocessor"
+POSTPROCESSOR = "response_postprocessor"
 NUM_CHANNELS = 4
 CLOSE_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 5.0
+
+Tensor = tuple[str, str, list[int], bytes]
+"""Name, datatype, shape, content."""
 
 MODEL_UNAVAILABLE = "model_unavailable"
 """Code of an EngineUnavailableError that came as an answer of a running server."""
@@ -51,7 +56,12 @@ _CHANNEL_OPTIONS = (
 _UNAVAILABLE = re.compile(
     r"not healthy|unhealthy|not ready|unknown model|unavailable|exiting|Stub process", re.I
 )
-_PROBE_REQUEST = b"{}"
+# What the two helper models answer with an error at once, without bothering the engine.
+_REFUSED = wire.encode(EngineOutput("probe", 0, error=InvalidRequestError("probe").info()))
+_PROBES: tuple[tuple[str, Tensor], ...] = (
+    (PREPROCESSOR, ("REQUEST", "BYTES", [1], b"\x02\0\0\0{}")),
+    (POSTPROCESSOR, ("ENGINE_OUTPUT", "UINT8", [len(_REFUSED)], _REFUSED)),
+)
 
 
 class TritonClient:
@@ -102,7 +112,7 @@ class TritonClient:
         return output.stats or {}
 
     async def probe(self) -> None:
-        """An empty REQUEST goes through all three models and comes back as an error EVENT."""
+        """Ask the preprocessor and the postprocessor something they refuse at once."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._probe(), PROBE_TIMEOUT_S)
 
@@ -115,13 +125,16 @@ class TritonClient:
         return True
 
     async def _probe(self) -> None:
-        try:
-            async for _ in self.generate(f"probe-{uuid.uuid4().hex}", _PROBE_REQUEST, []):
-                pass
-        except InternalError:
-            raise EngineUnavailableError(
-                "a model of the inference server failed", code=MODEL_UNAVAILABLE
-            ) from None
+        for model, tensor in _PROBES:
+            message = _infer_request(model, f"probe-{uuid.uuid4().hex}", [tensor])
+            try:
+                async with contextlib.aclosing(self._stream(message)) as outputs:
+                    async for _ in outputs:
+                        pass
+            except InternalError:
+                raise EngineUnavailableError(
+                    "a model of the inference server failed", code=MODEL_UNAVAILABLE
+                ) from None
 
     async def _ask_engine(self, request: EngineRequest) -> EngineOutput:
         request_id = request.request_id or f"{request.op}-{uuid.uuid4().hex}"
@@ -168,9 +181,7 @@ async def _finish(call: Any) -> None:
         call.cancel()
 
 
-def _infer_request(
-    model: str, request_id: str, inputs: Sequence[tuple[str, str, list[int], bytes]]
-) -> Any:
+def _infer_request(model: str, request_id: str, inputs: Sequence[Tensor]) -> Any:
     message = service_pb2.ModelInferRequest(model_name=model, id=request_id)
     for name, datatype, shape, data in inputs:
         message.inputs.add(name=name, datatype=datatype, shape=shape)

@@ -28,7 +28,7 @@ class Upstream(Protocol):
         ...
 
     async def probe(self) -> None:
-        """Check all models by a request that none of them computes anything for.
+        """Check the models around the engine by something they refuse at once.
 
         Raises EngineUnavailableError when one of them is dead; a slow one is not an error.
         """

@@ -15,8 +15,8 @@ from backend.errors import EngineUnavailableError
 from openai_frontend.triton_client import MODEL_UNAVAILABLE
 
 POLL_S = 0.2
-CHECK_S = 2.0
-CHECKS_PER_PROBE = 5
+CHECK_S = 1.0
+CHECKS_PER_PROBE = 2
 TIMEOUT_S = 3.0
 MAX_MISSES = 3
 MAX_DEAD_ANSWERS = 2

@@ -115,24 +115,25 @@ class BoundedH11Protocol(H11Protocol):
 
 
 class ApiServer(uvicorn.Server):
-    """A uvicorn server on a socket that is bound already; signals are the launcher's business."""
+    """A uvicorn server on sockets that are bound already; signals are the launcher's business.
 
-    def __init__(self, app: ASGIApp, sock: socket.socket, host: str, is_main: bool) -> None:
-        self._socket = sock
-        self._is_main = is_main
-        self._url = url(host, sock.getsockname()[1])
+    `sockets`: the API's first. `host` is only for the line that tells where it listens.
+    """
+
+    def __init__(self, app: ASGIApp, sockets: list[socket.socket], host: str) -> None:
+        self._sockets = sockets
+        self._url = url(host, sockets[0].getsockname()[1])
         super().__init__(
             uvicorn.Config(
                 app,
                 http=BoundedH11Protocol,
                 ws="none",
-                lifespan="on" if is_main else "off",
+                lifespan="on",
                 h11_max_incomplete_event_size=MAX_HEADER_BYTES,
                 timeout_keep_alive=KEEP_ALIVE_S,
                 timeout_graceful_shutdown=2,
                 backlog=BACKLOG,
                 server_header=False,
-                log_level="info" if is_main else "warning",
             )
         )
         logging.getLogger("uvicorn.access").addFilter(_is_worth_a_line)
@@ -143,12 +144,12 @@ class ApiServer(uvicorn.Server):
 
     async def run_until_stopped(self) -> None:
         """Serve until `should_exit` is set."""
-        await self.serve([self._socket])
+        await self.serve(self._sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self._is_main:  # uvicorn leaves its last line out for a socket bound before
-            logger.info("Uvicorn running on %s (Press CTRL+C to quit)", self._url)
+        # uvicorn leaves its last line out for sockets that others bound.
+        logger.info("Uvicorn running on %s (Press CTRL+C to quit)", self._url)
 
 
 def bind(host: str, port: int, flag: str) -> socket.socket:

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import uvloop
+from starlette.types import ASGIApp
 
 from backend.errors import ConfigError, EngineUnavailableError
-from openai_frontend.app import create_app, create_metrics_app
+from openai_frontend.app import ByPort, create_app, create_metrics_app
 from openai_frontend.launch.checkpoint import Checkpoint
 from openai_frontend.launch.http_server import ApiServer
 from openai_frontend.launch.options import Options
@@ -27,6 +28,10 @@ from openai_frontend.service import Service, ServiceSettings
 from openai_frontend.triton_client import TritonClient
 
 logger = logging.getLogger(__name__)
+
+CLOSE_TIMEOUT_S = 5.0
+STOP_GRACE_S = 10.0
+ABORT_GRACE_S = 3.0
 
 Announce = Callable[[float], None]
 
@@ -72,7 +77,7 @@ class Launcher:
             return 2 if isinstance(error, ConfigError) else 1
         finally:
             await client.close()
-            await supervisor.stop(0.0 if self._abort_asked.is_set() else 10.0)
+            await supervisor.stop(ABORT_GRACE_S if self._abort_asked.is_set() else STOP_GRACE_S)
 
     async def _live(self, supervisor: TritonSupervisor, client: TritonClient) -> int:
         started = time.monotonic()
@@ -86,8 +91,8 @@ class Launcher:
         await ready
         self._announce(time.monotonic() - started)
         service = Service(client, self._service_settings())
-        servers = self._servers(service)
-        serving = [asyncio.create_task(server.run_until_stopped()) for server in servers]
+        server = self._server(service)
+        serving = asyncio.create_task(server.run_until_stopped())
         watching = asyncio.create_task(supervisor.watch())
         ending = asyncio.create_task(_why_it_ended(watching, serving))
         is_broken = await _first_of(ending, self._stop_asked)
@@ -96,26 +101,25 @@ class Launcher:
         draining = asyncio.create_task(
             service.drain(0.0 if is_broken else self._options.drain_timeout_s)
         )
-        await _first_of(draining, self._abort_asked)
+        if not await _first_of(draining, self._abort_asked):
+            # Requests are stopped first even now: an idle server ends at once and cleans up.
+            await service.drain(0.0)
         watching.cancel()
-        await self._close(servers, serving)
+        server.should_exit = True
+        server.force_exit = self._abort_asked.is_set()
+        await asyncio.wait({serving}, timeout=CLOSE_TIMEOUT_S)
         if self._abort_asked.is_set():
             return 128 + self._signals[-1]
         return 1 if is_broken else 0
 
-    async def _close(self, servers: list[ApiServer], serving: list[asyncio.Task[None]]) -> None:
-        for server in servers:
-            server.should_exit = True
-            server.force_exit = self._abort_asked.is_set()
-        await asyncio.wait(serving, timeout=5.0)
-
-    def _servers(self, service: Service) -> list[ApiServer]:
-        host = self._options.host
-        servers = [ApiServer(create_app(service), self._api_socket, host, is_main=True)]
+    def _server(self, service: Service) -> ApiServer:
+        app: ASGIApp = create_app(service)
+        sockets = [self._api_socket]
         if self._metrics_socket is not None:
-            app = create_metrics_app(service)
-            servers.append(ApiServer(app, self._metrics_socket, host, is_main=False))
-        return servers
+            sockets.append(self._metrics_socket)
+            port = self._metrics_socket.getsockname()[1]
+            app = ByPort(app, port, create_metrics_app(service))
+        return ApiServer(app, sockets, self._options.host)
 
     def _service_settings(self) -> ServiceSettings:
         options = self._options
@@ -139,12 +143,11 @@ class Launcher:
         self._stop_asked.set()
 
 
-async def _why_it_ended(watching: asyncio.Task[str], serving: list[asyncio.Task[None]]) -> str:
-    await asyncio.wait({watching, *serving}, return_when=asyncio.FIRST_COMPLETED)
+async def _why_it_ended(watching: asyncio.Task[str], serving: asyncio.Task[None]) -> str:
+    await asyncio.wait({watching, serving}, return_when=asyncio.FIRST_COMPLETED)
     if watching.done():
         return watching.result()
-    errors = [task.exception() for task in serving if task.done()]
-    return f"the HTTP server ended: {errors[0] or 'without an error'}"
+    return f"the HTTP server ended: {serving.exception() or 'without an error'}"
 
 
 async def _first_of(task: asyncio.Task[object], event: asyncio.Event) -> bool:

@@ -24,7 +24,6 @@ MAX_FAULTS = 5
 FAULT_WINDOW_S = 600.0
 MIN_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 30.0
-STOP_GRACE_S = 10.0
 
 
 class TritonSupervisor:
@@ -79,7 +78,8 @@ class TritonSupervisor:
                     return f"{MAX_FAULTS} faults within {FAULT_WINDOW_S:.0f} s, the last: {fault}"
                 fault = await self._replace()
 
-    async def stop(self, grace_s: float = STOP_GRACE_S) -> None:
+    async def stop(self, grace_s: float) -> None:
+        """End the server, by force after `grace_s`."""
         if self._process is not None:
             await asyncio.to_thread(self._process.stop, grace_s)
 

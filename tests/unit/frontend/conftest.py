@@ -39,7 +39,7 @@ async def _serve(triton: FakeTriton, **settings: Any) -> AsyncIterator[tuple[Ser
     service = Service(triton, ServiceSettings(**settings))
     sock = socket.socket()
     sock.bind(("127.0.0.1", 0))
-    server = ApiServer(create_app(service), sock, "127.0.0.1", is_main=False)
+    server = ApiServer(create_app(service), [sock], "127.0.0.1")
     task = asyncio.create_task(server.run_until_stopped())
     await wait_until(lambda: server.started)
     try:

@@ -199,18 +199,28 @@ async def test_a_dropped_stream_is_cancelled(kserve):
 
 
 async def test_the_probe_is_content_with_any_event_and_with_slowness(kserve, monkeypatch):
-    info = ErrorInfo(400, "invalid_request_error", "x", "no messages")
-    servicer, client = await kserve(ernie_chat=lambda request: [event(error=info)])
+    servicer, client = await kserve(
+        multimodal_preprocessor=lambda request: [output(b"refused")],
+        response_postprocessor=lambda request: [output(None)],
+    )
     await client.probe()
-    assert servicer.requests[0].raw_input_contents[0][4:] == b"{}"
+    pre, post = servicer.requests
+    assert pre.raw_input_contents[0] == b"\x02\0\0\0{}"
+    assert wire.decode(post.raw_input_contents[0], EngineOutput).is_last
     monkeypatch.setattr("openai_frontend.triton_client.PROBE_TIMEOUT_S", 0.05)
-    servicer.answers["ernie_chat"] = lambda request: [asyncio.Event()]
+    servicer.answers["multimodal_preprocessor"] = lambda request: [asyncio.Event()]
     await client.probe()
 
 
+@pytest.mark.parametrize("model", ["multimodal_preprocessor", "response_postprocessor"])
 @pytest.mark.parametrize("text", ["Stub process 'x' is not healthy.", "failed to copy"])
-async def test_the_probe_tells_a_dead_model(kserve, text):
-    _, client = await kserve(ernie_chat=lambda request: [failure(text)])
+async def test_the_probe_tells_a_dead_model(kserve, text, model):
+    answers: dict[str, Answer] = {
+        "multimodal_preprocessor": lambda request: [output(b"refused")],
+        "response_postprocessor": lambda request: [output(None)],
+    }
+    answers[model] = lambda request: [failure(text)]
+    _, client = await kserve(**answers)
     with pytest.raises(EngineUnavailableError) as raised:
         await client.probe()
     assert raised.value.code == MODEL_UNAVAILABLE
