@@ -146,7 +146,7 @@ class EngineClient:
         if prompt_ids is None:
             return
         self._count("requests")
-        if self._was_stopped(request) or stream.responder.is_cancelled():
+        if self._was_stopped(request) or stream.is_cancelled():
             shared_memory.discard_pixels(request.pixels)
             self._count("requests_aborted")
             self._push(stream, aborted_output(stream.key, prompt_ids.size))
@@ -249,5 +249,5 @@ class EngineClient:
                 if not stream.request.acknowledged and not stream.is_stopping
             ]
         for stream in streams:
-            if stream.responder.is_cancelled():
+            if stream.is_cancelled():
                 self._stop_stream(stream)

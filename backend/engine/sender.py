@@ -103,7 +103,7 @@ class Sender:
         self.num_outputs += 1
         try:
             if is_last or not stream.is_lost:  # Triton wants its FINAL flag in any case
-                stream.responder.send(output)
+                stream.send(output)
         except Exception as error:
             # Whatever Triton says here, one stream's client is gone and the others must go on.
             log.warning("stream %s: cannot send: %s", stream.key, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Protocol
 
 from backend.engine.credits import CreditLease
@@ -17,7 +18,8 @@ class Responder(Protocol):
         """Send; the last output of a stream goes with Triton's FINAL flag. May raise anything."""
 
     def is_cancelled(self) -> bool:
-        """A round trip to the server: tens of microseconds at least."""
+        """A round trip to the server: tens of microseconds at least. Not after the last output:
+        the server has forgotten the request then, and looks it up by its address."""
 
 
 class Stream:
@@ -29,11 +31,13 @@ class Stream:
         self.responder = responder
         self.pending: EngineOutput | None = None
         self.is_queued = False
+        self.is_complete = False
         self.is_lost = False
         self.is_stopping = False
         self.num_sent = 0
         self.last_sent_at = 0.0
         self.lease: CreditLease | None = None
+        self._responder_lock = threading.Lock()
 
     def add(self, output: EngineOutput) -> None:
         if self.pending is None:
@@ -46,6 +50,16 @@ class Stream:
         """A collected stream has something to send only when it is complete."""
         pending = self.pending
         return pending is not None and (pending.is_last or not self.request.collect)
+
+    def send(self, output: EngineOutput) -> None:
+        """Raises what the responder raises."""
+        with self._responder_lock:
+            self.is_complete = output.is_last
+            self.responder.send(output)
+
+    def is_cancelled(self) -> bool:
+        with self._responder_lock:
+            return not self.is_complete and self.responder.is_cancelled()
 
     def take(self) -> EngineOutput:
         """The pending output, numbered; the first carries what the postprocessor needs to know."""

@@ -36,6 +36,7 @@ class FakeResponder:
         self.gate = threading.Event()
         self.gate.set()
         self.cancelled = False
+        self.num_asked = 0
         self.error = None
 
     def send(self, output):
@@ -48,6 +49,8 @@ class FakeResponder:
             self.is_complete.set()
 
     def is_cancelled(self):
+        assert not self.is_complete.is_set(), "asked after the last output"
+        self.num_asked += 1
         return self.cancelled
 
     @property

@@ -64,6 +64,15 @@ def test_a_collected_stream_is_sendable_only_when_complete():
     assert stream.take().token_ids == [1, 2, 3]
 
 
+def test_triton_is_not_asked_about_a_request_it_has_forgotten(responder):
+    stream = Stream(EngineRequest(stream_key="k"), responder)
+    responder.cancelled = True
+    assert stream.is_cancelled()
+    stream.send(make_outputs([1])[0])
+    assert not stream.is_cancelled()
+    assert responder.num_asked == 1
+
+
 def test_a_stream_stopped_before_it_began_ends_with_abort():
     output = aborted_output("k", 7)
     assert output.finish_reason is FinishReason.ABORT
