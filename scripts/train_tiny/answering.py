@@ -82,17 +82,13 @@ class TorchAnswerer:
             len(patches) + 1, len(examples), self._device, self._vision_ids, rectangles=True
         )
         pool.add(chunk, torch.from_numpy(patches))
-        step, _ = pool.step(np.arange(len(examples)))
-        step = step.to(self._device)
-        step.patches = pool.patches[step.patches]
-        rows = self._forward.embed(step)
+        step = pool.step(np.arange(len(examples))).to(self._device)
+        rows = self._forward.embed(step, pool.patches)
         return self._padded(step, rows, np.array([len(e.token_ids) for e in examples]))
 
     def _padded(
         self, step: Step, rows: torch.Tensor, lengths: np.ndarray
     ) -> tuple[torch.Tensor, ...]:
-        # `Pool.step` sorts by length; put the rows back where the caller expects them.
-        order = np.argsort(lengths, kind="stable")
         longest, count = int(lengths.max()), len(lengths)
         vision = torch.zeros(len(rows), dtype=torch.int32, device=self._device)
         vision[step.vision_rows] = 1
@@ -101,8 +97,7 @@ class TorchAnswerer:
         positions = torch.zeros((3, count, longest), dtype=torch.long, device=self._device)
         kinds = torch.zeros((count, longest), dtype=torch.int32, device=self._device)
         start = 0
-        for row in order.tolist():
-            size = int(lengths[row])
+        for row, size in enumerate(lengths.tolist()):
             span = slice(start, start + size)
             embeddings[row, -size:] = rows[span]
             mask[row, -size:] = 1

@@ -16,7 +16,7 @@ import torch
 
 from .forward import Step
 from .mixture import SHARES
-from .pool import Index, Pool
+from .pool import Limits, Pool
 from .worker import work
 
 _QUEUE_PER_WORKER = 2
@@ -34,14 +34,14 @@ class Feed:
         pool: Pool,
         seed: int,
         num_workers: int,
-        tokens_per_batch: int,
+        limits: Limits,
         warm_up: int,
         first_chunk: int = 0,
         thinking: float = 0.45,
         shares: dict[str, float] | None = None,
     ) -> None:
         self._pool = pool
-        self._tokens_per_batch = tokens_per_batch
+        self._limits = limits
         self._warm_up = warm_up
         self._random = np.random.default_rng([seed, first_chunk, 9])
         self._spool = Path(tempfile.mkdtemp(prefix="train-tiny-", dir=_fast_folder()))
@@ -54,18 +54,21 @@ class Feed:
             )
             for rank in range(num_workers)
         ]
-        self._batches: queue.Queue[tuple[Step, Index] | BaseException] = queue.Queue(3)
+        self._batches: queue.Queue[Step | BaseException] = queue.Queue(3)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.num_waits = 0
 
-    def start(self) -> None:
+    def start_workers(self) -> None:
         for worker in self._workers:
             worker.start()
+
+    def start(self) -> None:
+        """Begin to move examples to the device: nothing else may prepare it any more."""
         self._thread.start()
 
-    def next(self) -> tuple[Step, Index]:
-        """(batch, task of each answer token). Raises what broke the feed."""
+    def next(self) -> Step:
+        """A batch in host memory. Raises what broke the feed."""
         if self._batches.empty():
             self.num_waits += 1
         batch = self._batches.get()
@@ -74,14 +77,13 @@ class Feed:
         return batch
 
     def close(self) -> None:
+        # The thread ends before the workers do: it would wait for ever for the rest of a message
+        # that a killed worker has begun.
         self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
         for worker in self._workers:
             worker.terminate()
-        while self._thread.is_alive():
-            try:
-                self._batches.get_nowait()
-            except queue.Empty:
-                self._thread.join(0.05)
         for worker in self._workers:
             worker.join(10)
         self._made.cancel_join_thread()
@@ -92,8 +94,7 @@ class Feed:
             while not self._closing.is_set():
                 self._take(wait=self._pool.num_examples < self._warm_up)
                 if self._pool.num_examples >= self._warm_up:
-                    batch = self._pool.draw(self._random, self._tokens_per_batch)
-                    self._put(batch)
+                    self._put(self._pool.draw(self._random, self._limits))
         except BaseException as error:  # handed to the trainer, which stops
             self._put(error)
 

@@ -9,6 +9,7 @@ every token of its group with a weight that is zero where the router did not cho
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,7 +23,7 @@ IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass
 class Ragged:
-    """Sequences that lie one after the other: int32 `starts` [n + 1] and the longest.
+    """Sequences that lie one after the other: int32 `starts` [n + 1] and a bound of their lengths.
 
     `rectangles` serve where there is no ragged kernel: rows [b, s] of b sequences of one length.
     """
@@ -31,19 +32,19 @@ class Ragged:
     longest: int
     rectangles: list[Tensor]
 
-    def to(self, device: torch.device) -> Ragged:
-        moved = [rows.to(device, non_blocking=True) for rows in self.rectangles]
-        return Ragged(self.starts.to(device, non_blocking=True), self.longest, moved)
-
 
 @dataclass
 class Step:
     """One batch. T tokens, M media tokens, N patches, R answer tokens.
 
     token_ids [T], positions [3, T], text_rows and vision_rows (which token belongs to which expert
-    group), media_rows [M] (placeholders, in the order of the resampler's output), patches uint8
-    [N, 588], patch_positions [N, 2], first_slots and second_slots [M] (cells that each media token
-    joins), answer_rows [R] (tokens whose successor is learnt), labels [R].
+    group), media_rows [M] (placeholders, in the order of the resampler's output), patch_rows [N]
+    (where the pool keeps each patch), patch_positions [N, 2], first_slots and second_slots [M]
+    (cells that each media token joins), answer_rows [R] (tokens whose successor is learnt),
+    labels [R], tasks [R].
+
+    Padding, where a batch is filled up to a fixed size: the last token row is nobody's and takes
+    whatever is not wanted; labels of padding are -1.
     """
 
     token_ids: Tensor
@@ -52,23 +53,37 @@ class Step:
     text_rows: Tensor
     vision_rows: Tensor
     media_rows: Tensor
-    patches: Tensor
+    patch_rows: Tensor
     patch_positions: Tensor
     frames: Ragged
     first_slots: Tensor
     second_slots: Tensor
     answer_rows: Tensor
     labels: Tensor
+    tasks: Tensor
 
-    def to(self, device: torch.device) -> Step:
-        moved = {}
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All tensors but the rectangles, by name."""
         for item in fields(self):
             value = getattr(self, item.name)
-            is_tensor = isinstance(value, Tensor)
-            moved[item.name] = (
-                value.to(device, non_blocking=True) if is_tensor else value.to(device)
-            )
+            yield item.name, value.starts if isinstance(value, Ragged) else value
+
+    def to(self, device: torch.device) -> Step:
+        moved: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Ragged):
+                rectangles = [rows.to(device) for rows in value.rectangles]
+                value = Ragged(value.starts.to(device), value.longest, rectangles)
+            else:
+                value = value.to(device)
+            moved[item.name] = value
         return Step(**moved)
+
+    def overwrite(self, other: Step) -> None:
+        """Copy a batch of the same sizes into this one's memory."""
+        for (_, mine), (_, theirs) in zip(self.tensors(), other.tensors(), strict=True):
+            mine.copy_(theirs, non_blocking=True)
 
 
 class TrainingForward(nn.Module):
@@ -93,40 +108,39 @@ class TrainingForward(nn.Module):
         self.register_buffer("_pixel_scale", 1 / scale, persistent=False)
         self.register_buffer("_pixel_shift", shift, persistent=False)
 
-    def forward(self, step: Step) -> tuple[Tensor, Tensor]:
-        """(loss per answer token [R] float32, is it the top guess [R] bool)."""
-        hidden = self.embed(step)
-        hidden = self.decode(hidden, step)[step.answer_rows]
+    def forward(self, step: Step, pool: Tensor) -> tuple[Tensor, Tensor]:
+        """(loss per answer token [R] float32, is it the top guess [R] bool); padding counts 0."""
+        hidden = self.decode(self.embed(step, pool), step)
+        hidden = hidden.index_select(0, step.answer_rows)
         logits = F.linear(hidden, self.model.lm_head.weight).float()
-        losses = F.cross_entropy(logits, step.labels, reduction="none")
+        losses = F.cross_entropy(logits, step.labels, reduction="none", ignore_index=-1)
         return losses, logits.detach().argmax(dim=-1) == step.labels
 
-    def embed(self, step: Step) -> Tensor:
-        """Token embeddings [T, H] with media put in."""
-        core = self.model.model
-        hidden = core.language_model.embed_tokens(step.token_ids)
-        if len(step.media_rows):
-            media = self.encode(step)
-            hidden = hidden.index_copy(0, step.media_rows, media.to(hidden.dtype))
-        return hidden
+    def embed(self, step: Step, pool: Tensor) -> Tensor:
+        """Token embeddings [T, H] with media put in; `pool` holds patches uint8 [·, 588]."""
+        table = self.model.model.language_model.embed_tokens.weight
+        hidden = table.index_select(0, step.token_ids)
+        if not len(step.media_rows):
+            return hidden
+        media = self.encode(step, pool)
+        return hidden.index_copy(0, step.media_rows, media.to(hidden.dtype))
 
-    def encode(self, step: Step) -> Tensor:
+    def encode(self, step: Step, pool: Tensor) -> Tensor:
         """Media tokens [M, H] of the patches."""
         core = self.model.model
         tower, resampler = core.vision_tower, core.resampler_model
-        pixels = (step.patches.float() - self._pixel_shift) * self._pixel_scale
-        hidden = tower.patch_embed.proj(pixels)
+        pixels = pool.index_select(0, step.patch_rows).float()
+        hidden = tower.patch_embed.proj((pixels - self._pixel_shift) * self._pixel_scale)
         cos, sin = tower.rotary_pos_emb(hidden, step.patch_positions)
         cos, sin = cos[:, None, :], sin[:, None, :]
         for block in tower.blocks:
-            hidden = hidden + self._vision_attention(
-                block.attn, block.norm1(hidden), cos, sin, step.frames
-            )
+            normed = block.norm1(hidden)
+            hidden = hidden + self._vision_attention(block.attn, normed, cos, sin, step.frames)
             hidden = hidden + block.mlp(block.norm2(hidden))
-        hidden = tower.ln(hidden)
-        cells = hidden.reshape(-1, 4 * hidden.shape[-1])
+        cells = tower.ln(hidden).reshape(-1, 4 * hidden.shape[-1])
         cells = resampler.spatial_linear(cells)
-        pairs = torch.cat([cells[step.first_slots], cells[step.second_slots]], dim=-1)
+        slots = (step.first_slots, step.second_slots)
+        pairs = torch.cat([cells.index_select(0, slot) for slot in slots], dim=-1)
         return resampler.after_norm(resampler.mlp(resampler.temporal_linear(pairs)))
 
     def decode(self, hidden: Tensor, step: Step) -> Tensor:
@@ -190,15 +204,19 @@ class TrainingForward(nn.Module):
 
     def _experts(self, module: Any, hidden: Tensor, step: Step, place: int) -> Tensor:
         shared = _swiglu(module.shared_experts, hidden)
-        text = self._routed(module.text_moe, hidden[step.text_rows], place, 0)
-        result = shared.index_add(0, step.text_rows, text.to(shared.dtype))
-        if len(step.vision_rows):
-            vision = self._routed(module.vision_moe, hidden[step.vision_rows], place, 1)
-            result = result.index_add(0, step.vision_rows, vision.to(shared.dtype))
+        result = shared
+        groups = ((module.text_moe, step.text_rows), (module.vision_moe, step.vision_rows))
+        for modality, (group, rows) in enumerate(groups):
+            if len(rows):
+                routed = self._routed(group, hidden, rows, place, modality)
+                result = result.index_add(0, rows, routed.to(shared.dtype))
         return result
 
-    def _routed(self, module: Any, hidden: Tensor, place: int, modality: int) -> Tensor:
+    def _routed(
+        self, module: Any, tokens: Tensor, rows: Tensor, place: int, modality: int
+    ) -> Tensor:
         gate, experts = module.gate, module.experts
+        hidden = tokens.index_select(0, rows)
         with torch.autocast(hidden.device.type, enabled=False):
             scores = F.linear(hidden.float(), gate.weight.float()).softmax(dim=-1)
         bias = gate.moe_statics.e_score_correction_bias
@@ -207,7 +225,8 @@ class TrainingForward(nn.Module):
         kept = scores * mask
         weights = kept / kept.sum(dim=-1, keepdim=True).clamp(min=gate.norm_min)
         if self.training:
-            self.loads[place, modality] += mask.sum(dim=0)
+            is_token = (rows != len(tokens) - 1).to(mask.dtype)
+            self.loads[place, modality] += is_token @ mask
         count, width = experts.num_experts, experts.intermediate_dim
         both = F.linear(hidden, experts.gate_up_proj.reshape(-1, hidden.shape[-1]))
         opened, up = both.view(-1, count, 2, width).unbind(2)

@@ -5,6 +5,9 @@ Arrays only grow; an example stays drawable until its patches are overwritten.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -13,6 +16,53 @@ from .chunk import Chunk
 from .forward import Ragged, Step
 
 Index = NDArray[np.int64]
+
+
+LONGEST_SEQUENCE = 768
+LONGEST_FRAME = 256
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Fixed sizes of a batch: the same ones every time, as a captured graph needs them.
+
+    Of `tokens`, at most `text` go to the text experts and `vision` to the vision experts.
+    """
+
+    tokens: int
+    padding_runs: int = 48
+
+    @property
+    def text(self) -> int:
+        return self.tokens * 3 // 4
+
+    @property
+    def vision(self) -> int:
+        return self.tokens * 3 // 8
+
+    @property
+    def media(self) -> int:
+        return self.vision
+
+    @property
+    def patches(self) -> int:
+        return self.tokens * 2
+
+    @property
+    def answers(self) -> int:
+        return self.tokens * 5 // 16
+
+    @property
+    def sequences(self) -> int:
+        return self.tokens // 100
+
+    @property
+    def frames(self) -> int:
+        return self.tokens // 50
+
+    def room(self) -> tuple[int, ...]:
+        """What examples may use, in the order of Pool's sizes; one token stays padding."""
+        return (self.tokens - 1, self.text, self.vision, self.patches, self.answers, self.frames)
 
 
 class Pool:
@@ -40,6 +90,7 @@ class Pool:
         self._item_starts = _Growing(num_examples, np.int64)
         self._item_counts = _Growing(num_examples, np.int64)
         self._tasks = _Growing(num_examples, np.int64)
+        self._sizes = _Growing(num_examples, np.int64, 6)
         self._grids = _Growing(num_examples * 2, np.int64, 3)
         self._offsets = _Growing(num_examples * 2, np.int64)
         self._item_patches = _Growing(num_examples * 2, np.int64)
@@ -79,6 +130,7 @@ class Pool:
         self._prompts.extend(chunk.num_prompts)
         self._item_counts.extend(chunk.num_items)
         self._tasks.extend(chunk.tasks)
+        self._sizes.extend(self._sizes_of(chunk))
         self._lengths.extend(chunk.lengths)
         # Batches drawn a moment ago may still be waiting: a margin keeps their patches intact.
         oldest = self._written - int(len(self.patches) * 0.97)
@@ -86,74 +138,103 @@ class Pool:
             self._chunks.pop(0)
             self._first = self._chunks[0][1]
 
-    def draw(self, random: np.random.Generator, num_tokens: int) -> tuple[Step, Index]:
-        """A batch of about `num_tokens` tokens and each answer token's task.
+    def _sizes_of(self, chunk: Chunk) -> Index:
+        """Tokens, text tokens, vision tokens, patches, answers, frames [6, n] of each example."""
+        number = np.repeat(np.arange(len(chunk.lengths)), chunk.num_items)
+        count = len(chunk.lengths)
+        patches = np.bincount(number, chunk.grids.prod(axis=1), count)
+        frames = np.bincount(number, chunk.grids[:, 0], count)
+        owner = np.repeat(np.arange(count), chunk.lengths)
+        vision = np.bincount(owner, np.isin(chunk.token_ids, self._vision_ids), count)
+        answers = chunk.lengths - chunk.num_prompts
+        return np.stack(
+            [chunk.lengths, chunk.lengths - vision, vision, patches, answers, frames]
+        ).astype(np.int64)
 
-        Step.patches holds rows of the ring (int64), still to be gathered with `gather`.
-        """
-        picked = random.integers(self._first, self.num_examples, num_tokens // 20 + 1)
-        ends = np.cumsum(self._lengths[picked])
-        picked = picked[: max(1, int(np.searchsorted(ends, num_tokens)))]
-        return self.step(picked)
+    def draw(self, random: np.random.Generator, limits: Limits) -> Step:
+        """As many examples as fit into `limits`, filled up to exactly these sizes."""
+        picked = random.integers(self._first, self.num_examples, limits.sequences)
+        sizes = self._sizes[picked].cumsum(axis=1)
+        fits = (sizes <= np.array(limits.room())[:, None]).all(axis=0)
+        return self.step(picked[: int(fits.sum())], limits)
 
-    def step(self, picked: Index) -> tuple[Step, Index]:
-        """The batch of the examples with these numbers."""
+    def step(self, picked: Index, limits: Limits | None = None) -> Step:
+        """The batch of the examples with these numbers, in this order."""
         lengths = self._lengths[picked]
-        # Sequences of like length next to each other keep the padded rectangles small.
-        if self._rectangles:
-            order = np.argsort(lengths, kind="stable")
-            picked, lengths = picked[order], lengths[order]
         firsts = _starts(lengths)
         source = _spans(self._starts[picked], lengths)
         token_ids = self._tokens[source].astype(np.int64)
         is_vision = np.isin(token_ids, self._vision_ids)
         answers = lengths - self._prompts[picked]
         answer_rows = _spans(firsts + self._prompts[picked] - 1, answers)
-        media = self._media(picked, firsts)
-        tasks = np.repeat(self._tasks[picked], answers)
-        step = Step(
-            token_ids=_tensor(token_ids),
-            positions=_tensor(self._positions[source].astype(np.int64)),
-            sequences=self._ragged(lengths),
-            text_rows=_tensor(np.flatnonzero(~is_vision)),
-            vision_rows=_tensor(np.flatnonzero(is_vision)),
-            answer_rows=_tensor(answer_rows),
-            labels=_tensor(token_ids[answer_rows + 1]),
-            **media,
+        rows = {
+            "token_ids": (token_ids, "tokens", 0),
+            "positions": (self._positions[source].astype(np.int64), "tokens", 0),
+            "text_rows": (np.flatnonzero(~is_vision), "text", -1),
+            "vision_rows": (np.flatnonzero(is_vision), "vision", -1),
+            "answer_rows": (answer_rows, "answers", -1),
+            "labels": (token_ids[answer_rows + 1], "answers", None),
+            "tasks": (np.repeat(self._tasks[picked], answers), "answers", 0),
+        }
+        media, frame_lengths = self._media(picked, firsts)
+        last = (limits.tokens if limits else len(token_ids)) - 1
+        filled = {
+            name: _tensor(_filled(values, limits, size, last if fill == -1 else fill))
+            for name, (values, size, fill) in (rows | media).items()
+        }
+        return Step(
+            sequences=self._ragged(lengths, LONGEST_SEQUENCE, limits, "tokens", "sequences"),
+            frames=self._ragged(frame_lengths, LONGEST_FRAME, limits, "patches", "frames"),
+            **filled,
         )
-        return step, tasks
 
-    def _media(self, picked: Index, firsts: Index) -> dict[str, torch.Tensor | Ragged]:
+    def _media(self, picked: Index, firsts: Index) -> tuple[dict[str, Any], Index]:
+        """Arrays with what they count and their filling; and the patches of each frame."""
         counts = self._item_counts[picked]
         items = _spans(self._item_starts[picked], counts)
         grids = self._grids[items]  # [3, m]
-        rows = np.repeat(firsts, counts) + self._offsets[items]
-        order = np.argsort(grids[1] * grids[2], kind="stable")
-        items, grids, rows = items[order], grids[:, order], rows[order]
         frames, areas = grids[0], grids[1] * grids[2]
         patches = frames * areas
         tokens = np.where(frames > 1, patches // 8, patches // 4)
-        cells = areas // 4
         # Media token j of an item joins cell j mod n of its frames 2·(j div n) and the next one.
         number = _spans(np.zeros_like(tokens), tokens)
-        width = np.repeat(cells, tokens)
+        width = np.repeat(areas // 4, tokens)
         first = np.repeat(_starts(patches // 4), tokens) + number // width * 2 * width
         first += number % width
         second = first + np.where(np.repeat(frames, tokens) > 1, width, 0)
-        return {
-            "media_rows": _tensor(_spans(rows, tokens)),
-            "patches": _tensor(_spans(self._item_patches[items], patches)),
-            "patch_positions": _tensor(_patch_positions(grids, patches)),
-            "frames": self._ragged(np.repeat(areas, frames)),
-            "first_slots": _tensor(first),
-            "second_slots": _tensor(second),
+        rows = np.repeat(firsts, counts) + self._offsets[items]
+        arrays = {
+            "media_rows": (_spans(rows, tokens), "media", -1),
+            "patch_rows": (_spans(self._item_patches[items], patches), "patches", 0),
+            "patch_positions": (_patch_positions(grids, patches), "patches", 0),
+            "first_slots": (first, "media", 0),
+            "second_slots": (second, "media", 0),
         }
+        return arrays, np.repeat(areas, frames)
 
-    def _ragged(self, lengths: Index) -> Ragged:
+    def _ragged(
+        self, lengths: Index, longest: int, limits: Limits | None, rows: str, runs: str
+    ) -> Ragged:
+        """Padding rows become sequences of their own, at most `longest` long."""
+        if limits is not None:
+            spare = getattr(limits, rows) - int(lengths.sum())
+            padding = [longest] * (spare // longest) + [spare % longest]
+            lengths = np.concatenate([lengths, np.array(padding, np.int64)])
+            unused = getattr(limits, runs) + limits.padding_runs - len(lengths)
+            lengths = np.concatenate([lengths, np.zeros(unused, np.int64)])
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        longest = int(lengths.max()) if len(lengths) else 0
         rectangles = _rectangles(lengths) if self._rectangles else []
         return Ragged(_tensor(starts), longest, rectangles)
+
+
+def _filled(values: Any, limits: Limits | None, size: str, fill: int | None) -> Any:
+    """`values` [n], [3, n] or [n, 2] brought to the limit's size with `fill` (None means -1)."""
+    if limits is None:
+        return values
+    missing = getattr(limits, size) - (values.shape[0] if size == "patches" else values.shape[-1])
+    padding = [(0, 0)] * values.ndim
+    padding[0 if size == "patches" else -1] = (0, missing)
+    return np.pad(values, padding, constant_values=-1 if fill is None else fill)
 
 
 def _patch_positions(grids: Index, patches: Index) -> Index:
@@ -167,14 +248,12 @@ def _patch_positions(grids: Index, patches: Index) -> Index:
 
 
 def _rectangles(lengths: Index) -> list[torch.Tensor]:
-    """Rows [b, s] of each run of neighbours of one length."""
+    """Rows [b, s] of all sequences of one length, for each length."""
     starts = _starts(lengths)
-    edges = np.flatnonzero(np.diff(lengths)) + 1
-    groups = np.split(np.arange(len(lengths)), edges)
     return [
-        _tensor(starts[group, None] + np.arange(lengths[group[0]]))
-        for group in groups
-        if len(group)
+        _tensor(starts[lengths == size, None] + np.arange(size))
+        for size in np.unique(lengths)
+        if size
     ]
 
 

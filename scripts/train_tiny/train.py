@@ -22,7 +22,7 @@ from scripts.train_tiny.architecture import flat_config, transformers_config
 from scripts.train_tiny.feed import Feed
 from scripts.train_tiny.files import write_settings
 from scripts.train_tiny.plot import draw_loss_curve
-from scripts.train_tiny.pool import Pool
+from scripts.train_tiny.pool import Limits, Pool
 from scripts.train_tiny.processing import CHECKPOINT
 from scripts.train_tiny.prompt import Prompter
 from scripts.train_tiny.schedule import Schedule
@@ -49,7 +49,7 @@ def main() -> None:
     print(f"{sum(p.numel() for p in model.parameters())} parameters on {device}", flush=True)
 
     schedule = Schedule(options.minutes, options.steps, options.learning_rate)
-    trainer = Trainer(model, device, schedule, ragged_kernel=on_gpu)
+    trainer = Trainer(model, device, schedule)
     if options.resume:
         trainer.load_state(options.resume)
     boundaries = tuple(
@@ -69,14 +69,16 @@ def main() -> None:
         pool,
         options.seed,
         options.workers,
-        options.tokens,
+        limits := Limits(options.tokens),
         options.warm_up,
         first_chunk,
         options.thinking,
     )
     began = time.monotonic()
-    feed.start()
+    feed.start_workers()
     try:
+        trainer.prepare(pool, limits)
+        feed.start()
         trainer.run(feed, pool, options.pause_after * 60)
     finally:
         feed.close()
@@ -128,7 +130,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--resume", type=Path, help="go on from a --state file")
     parser.add_argument("--weights", type=Path, help="start from this exported checkpoint")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--tokens", type=int, default=40_000, help="tokens in a batch")
+    parser.add_argument("--tokens", type=int, default=40_960, help="tokens in a batch")
     parser.add_argument("--thinking", type=float, default=0.45, help="share of thinking samples")
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--warm-up", type=int, default=8000, help="examples before the first step")
@@ -141,7 +143,7 @@ def _options() -> argparse.Namespace:
     options = parser.parse_args()
     if options.smoke:
         options.steps = options.steps or 60
-        options.tokens = min(options.tokens, 3000)
+        options.tokens = min(options.tokens, 3200)
         options.workers = min(options.workers, 2)
         options.warm_up = 96
         options.pool_patches, options.pool_examples = 400_000, 20_000

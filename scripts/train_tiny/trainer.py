@@ -8,12 +8,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .feed import Feed
-from .forward import TrainingForward
-from .pool import Pool
+from .forward import Step, TrainingForward
+from .pool import Limits, Pool
 from .schedule import Schedule
 from .worker import GROUP_NAMES
 
@@ -44,17 +45,21 @@ def initialise(model: Any, seed: int) -> None:
 
 
 class Trainer:
-    """Owns the optimiser and the log; `run` trains until the schedule or the pause is reached."""
+    """Owns the optimiser and the log; `run` trains until the schedule or the pause is reached.
 
-    def __init__(
-        self, model: Any, device: torch.device, schedule: Schedule, ragged_kernel: bool
-    ) -> None:
+    On a GPU the whole step is one captured graph: its thousands of small kernels would otherwise
+    wait for Python. Every batch therefore has the sizes of `limits`.
+    """
+
+    def __init__(self, model: Any, device: torch.device, schedule: Schedule) -> None:
         self.model = model.to(device).train()
         self.device = device
-        self._half = device.type == "cuda"
         self.schedule = schedule
-        self.forward = TrainingForward(model, ragged_kernel).to(device)
-        self._optimizer = _optimizer(model, device)
+        self._on_gpu = device.type == "cuda"
+        self.forward = TrainingForward(model, ragged_kernel=self._on_gpu).to(device).train()
+        self._rate = torch.zeros((), device=device)
+        self._balance_rate = torch.zeros((), device=device)
+        self._optimizer = _optimizer(model, self._rate)
         self._biases = [
             (layer.mlp.text_moe.gate.moe_statics, layer.mlp.vision_moe.gate.moe_statics)
             for index, layer in enumerate(model.model.language_model.layers)
@@ -62,55 +67,76 @@ class Trainer:
         ]
         self.log: list[dict[str, Any]] = []
         self._sums = torch.zeros((3, len(GROUP_NAMES)), device=device)
+        self._static: Step | None = None
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def prepare(self, pool: Pool, limits: Limits) -> None:
+        """Capture the step on batches of padding only, which teach nothing."""
+        if not self._on_gpu:
+            return
+        self._static = pool.step(np.zeros(0, np.int64), limits).to(self.device)
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._compute(self._static, pool)
+        torch.cuda.current_stream().wait_stream(side)
+        self._optimizer.zero_grad(set_to_none=True)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._compute(self._static, pool)
+        torch.cuda.synchronize()
 
     def run(self, feed: Feed, pool: Pool, pause_after_s: float = math.inf) -> None:
         """Train; returns at the end of the schedule or after `pause_after_s` of this call."""
-        self._step(feed, pool)  # compiles, loads kernels and waits for the feed's warm-up
+        step = feed.next()  # waits for the feed's warm-up
         self.schedule.start()
         began = last = time.monotonic()
-        tokens = 0
         while self.schedule.progress < 1 and time.monotonic() - began < pause_after_s:
-            tokens += self._step(feed, pool)
+            self._train(step, pool)
+            step = feed.next()
             if self.schedule.step % LOG_EVERY == 0:
                 now = time.monotonic()
-                self._record(tokens / (now - last), LOG_EVERY / (now - last), feed, pool)
-                last, tokens = now, 0
+                self._record(LOG_EVERY / (now - last), feed, pool)
+                last = now
         self.schedule.spent_s = self.schedule.elapsed_s
 
-    def _step(self, feed: Feed, pool: Pool) -> int:
-        step, tasks = feed.next()
-        num_tokens = len(step.token_ids)
-        step = step.to(self.device)
-        step.patches = pool.patches[step.patches]
-        rate = self.schedule.learning_rate()
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
-            losses, right = self.forward(step)
-        losses.mean().backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), MAX_GRADIENT_NORM)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-        self._balance()
-        self._count(losses.detach(), right, torch.from_numpy(tasks).to(self.device))
+    def _train(self, step: Step, pool: Pool) -> None:
+        self._rate.fill_(self.schedule.learning_rate())
+        self._balance_rate.fill_(self.schedule.balance_rate())
+        if self._graph is None or self._static is None:
+            self._compute(step.to(self.device), pool)
+        else:
+            self._static.overwrite(step)
+            self._graph.replay()
         self.schedule.step += 1
-        return num_tokens
+
+    def _compute(self, step: Step, pool: Pool) -> None:
+        """Forward, backward, update, balance, count: everything a step does on the device."""
+        self._optimizer.zero_grad(set_to_none=True)
+        device = self.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self._on_gpu, cache_enabled=False):
+            losses, right = self.forward(step, pool.patches)
+        learnt = (step.labels >= 0).float()
+        (losses.sum() / learnt.sum().clamp(min=1)).backward()
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM, foreach=True)
+        self._optimizer.step()
+        self._balance()
+        rows = torch.stack([losses.detach(), right.float() * learnt, learnt])
+        self._sums.index_add_(1, step.tasks, rows)
 
     @torch.no_grad()
     def _balance(self) -> None:
         """Move each correction bias towards experts that got less than their share."""
         loads = self.forward.loads
-        change = (loads.mean(dim=-1, keepdim=True) - loads).sign() * self.schedule.balance_rate()
+        change = (loads.mean(dim=-1, keepdim=True) - loads).sign() * self._balance_rate
         for layer, pair in enumerate(self._biases):
             for modality, statics in enumerate(pair):
                 statics.e_score_correction_bias.add_(change[layer, modality])
         loads.zero_()
 
-    def _count(self, losses: Tensor, right: Tensor, tasks: Tensor) -> None:
-        rows = torch.stack([losses, right.float(), torch.ones_like(losses)])
-        self._sums.index_add_(1, tasks, rows)
-
-    def _record(self, token_rate: float, step_rate: float, feed: Feed, pool: Pool) -> None:
+    def _record(self, step_rate: float, feed: Feed, pool: Pool) -> None:
         loss, right, count = self._sums.tolist()
         self._sums.zero_()
         if not all(map(math.isfinite, loss)):
@@ -126,8 +152,13 @@ class Trainer:
             "learning_rate": self.schedule.learning_rate(),
             "loss": sum(loss) / max(1.0, sum(count)),
             "accuracy": sum(right) / max(1.0, sum(count)),
+            "largest_bias": max(
+                float(statics.e_score_correction_bias.abs().max())
+                for pair in self._biases
+                for statics in pair
+            ),
             "groups": groups,
-            "tokens_per_second": round(token_rate),
+            "steps_per_second": round(step_rate, 2),
             "examples_made": pool.num_examples,
             "feed_waits": feed.num_waits,
         }
@@ -136,8 +167,9 @@ class Trainer:
             parts = " ".join(f"{name} {value['accuracy']:.3f}" for name, value in groups.items())
             print(
                 f"step {entry['step']} {entry['seconds']:.0f}s loss {entry['loss']:.4f} "
-                f"{step_rate:.1f} steps/s {token_rate / 1e3:.0f}k tokens/s "
-                f"made {pool.num_examples} held {pool.num_held} waits {feed.num_waits} | {parts}",
+                f"{step_rate:.1f} steps/s {sum(count) * step_rate / LOG_EVERY / 1e3:.0f}k answers/s "
+                f"made {pool.num_examples} held {pool.num_held} waits {feed.num_waits} "
+                f"bias {entry['largest_bias']:.2f} | {parts}",
                 flush=True,
             )
 
@@ -157,6 +189,8 @@ class Trainer:
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._rate
         self.schedule.spent_s, self.schedule.step = state["spent_s"], state["step"]
         self.log = state["log"]
 
@@ -164,11 +198,13 @@ class Trainer:
         path.write_text(json.dumps(self.log, indent=1) + "\n", encoding="utf-8")
 
 
-def _optimizer(model: Any, device: torch.device) -> torch.optim.AdamW:
+def _optimizer(model: Any, rate: Tensor) -> torch.optim.AdamW:
+    """`rate` is the learning rate, a tensor on the model's device that may be changed in place."""
     matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
     groups = [
         {"params": matrices, "weight_decay": WEIGHT_DECAY},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=device.type == "cuda")
+    on_gpu = rate.device.type == "cuda"
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=on_gpu, capturable=on_gpu)
