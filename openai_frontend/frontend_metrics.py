@@ -101,10 +101,11 @@ class FrontendMetrics:
         self,
         usages: Sequence[Usage],
         reasons: Sequence[str],
-        first_token_s: float,
+        first_token_s: float | None,
         total_s: float,
     ) -> None:
-        """`usages`, `reasons`: of each choice. Seconds count from the request's arrival."""
+        """`usages`, `reasons`: of each choice. Seconds count from the request's arrival;
+        `first_token_s` is None where nobody can tell."""
         self._latency.observe(total_s)
         for usage, reason in zip(usages, reasons, strict=True):
             self._successes.labels(reason).inc()
@@ -115,7 +116,7 @@ class FrontendMetrics:
             self._media_tokens.labels("video").inc(usage.video_tokens)
             self._request_prompt.observe(usage.prompt_tokens)
             self._request_generated.observe(usage.completion_tokens)
-            if usage.completion_tokens > 1:
+            if first_token_s is not None and usage.completion_tokens > 1:
                 self._per_token.observe((total_s - first_token_s) / (usage.completion_tokens - 1))
 
     def set_engine(self, stats: dict[str, Any], is_up: bool) -> None:

@@ -146,7 +146,8 @@ class Reply:
             raise _FailedEvent(event.error)
         if self._first_token_s is None:
             self._first_token_s = time.monotonic() - self._plan.started_at
-            self._service.metrics.first_token(self._first_token_s)
+            if self._plan.stream:  # a collected answer arrives whole
+                self._service.metrics.first_token(self._first_token_s)
 
     def _is_complete(self) -> bool:
         return all(answer.finish_reason is not None for answer in self._answers)
@@ -178,7 +179,7 @@ class Reply:
         self._service.metrics.succeeded(
             [answer.usage for answer in self._answers],
             [answer.finish_reason.value for answer in self._answers if answer.finish_reason],
-            self._first_token_s or 0.0,
+            self._first_token_s if self._plan.stream else None,
             time.monotonic() - self._plan.started_at,
         )
 

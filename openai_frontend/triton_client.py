@@ -36,6 +36,7 @@ POSTPROCESSOR = "response_postprocessor"
 NUM_CHANNELS = 4
 CLOSE_TIMEOUT_S = 2.0
 PROBE_TIMEOUT_S = 5.0
+READY_TIMEOUT_S = 2.0
 
 Tensor = tuple[str, str, list[int], bytes]
 """Name, datatype, shape, content."""
@@ -106,6 +107,7 @@ class TritonClient:
         await self._ask_engine(EngineRequest(op="stop", request_id=request_id))
 
     async def stats(self) -> dict[str, Any]:
+        await self._check_ready()
         output = await self._ask_engine(EngineRequest(op="stats"))
         if output.error is not None:
             raise EngineUnavailableError(output.error.message)
@@ -123,6 +125,17 @@ class TritonClient:
         except grpc.aio.AioRpcError:
             return False
         return True
+
+    async def _check_ready(self) -> None:
+        """Newer servers turn unready when the process of any model has died."""
+        try:
+            reply = await self._stub().ServerReady(
+                service_pb2.ServerReadyRequest(), timeout=READY_TIMEOUT_S
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _lost(error) from None
+        if not reply.ready:
+            raise EngineUnavailableError("a model of the inference server is not ready")
 
     async def _probe(self) -> None:
         for model, tensor in _PROBES:
@@ -160,8 +173,7 @@ class TritonClient:
                 if outputs:
                     yield outputs[0]
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            logger.warning("Triton: %s", _one_line(error))
-            raise EngineUnavailableError("the inference server is not available") from None
+            raise _lost(error) from None
         finally:
             await _finish(call)
 
@@ -192,6 +204,11 @@ def _infer_request(model: str, request_id: str, inputs: Sequence[Tensor]) -> Any
 def _pack(items: Sequence[bytes]) -> bytes:
     """Triton's BYTES tensor: each element after its length as 4 little-endian bytes."""
     return b"".join(part for item in items for part in (len(item).to_bytes(4, "little"), item))
+
+
+def _lost(error: Exception) -> EngineUnavailableError:
+    logger.warning("Triton: %s", _one_line(error))
+    return EngineUnavailableError("the inference server is not available")
 
 
 def _server_error(text: str) -> EngineUnavailableError | InternalError:

@@ -11,7 +11,7 @@ import re
 import sys
 from typing import TextIO
 
-_TRITON_CHATTER = re.compile(r"[IW]\d{4} \d\d:\d\d:|\+-|\| |\s*$")
+_TRITON_CHATTER = re.compile(r"[IW]\d{4} \d\d:\d\d:|\+-|\| |Signal \(\d+\) received|\s*$")
 # What a server built for GPUs complains about where there is none.
 _NO_GPU = re.compile(r"CudaDriverHelper|CUDA driver version is insufficient|initialize NVML")
 _TABLE_ROW = re.compile(r"\|.*\|$")

@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvloop
 
 from openai_frontend.app import create_app
 from openai_frontend.launch.http_server import ApiServer
@@ -17,6 +18,11 @@ from tests.unit.frontend.fake_triton import FakeTriton, wait_until
 
 MakeClient = Callable[..., httpx.AsyncClient]
 ServeOnLoopback = Callable[[FakeTriton], AbstractAsyncContextManager[tuple[Service, str]]]
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that serves in production."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

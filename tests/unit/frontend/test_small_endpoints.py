@@ -87,7 +87,7 @@ async def test_metrics_have_fastdeploys_names_and_count_what_happened(make_clien
     stats = {"engine_up": 1, "running": 3, "waiting": 2, "kv_blocks_total": 8, "kv_blocks_free": 2}
     triton = FakeTriton([text("a"), finish(usage=usage, reason=FinishReason.LENGTH)], state=stats)
     client = make_client(triton)
-    await client.post(CHAT, json=chat_body)
+    await client.post(CHAT, json={**chat_body, "stream": True})
     await client.post(CHAT, json={})
     await client.get("/v1/unknown/path")
     reply = await client.get("/metrics")

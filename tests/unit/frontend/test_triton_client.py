@@ -29,6 +29,7 @@ class KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.requests: list[Any] = []
         self.num_open = 0
         self.num_cancelled = 0
+        self.is_ready = True
 
     async def ModelStreamInfer(self, request_iterator, context):
         self.num_open += 1
@@ -47,6 +48,9 @@ class KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
             raise
         finally:
             self.num_open -= 1
+
+    async def ServerReady(self, request, context):
+        return pb.ServerReadyResponse(ready=self.is_ready)
 
     async def ServerLive(self, request, context):
         return pb.ServerLiveResponse(live=True)
@@ -134,6 +138,16 @@ async def test_stop_and_stats_are_ops_of_the_engine(kserve):
     assert list(servicer.requests[0].inputs[0].shape) == [
         len(servicer.requests[0].raw_input_contents[0])
     ]
+
+
+async def test_a_server_that_is_not_ready_has_no_stats(kserve):
+    servicer, client = await kserve()
+    servicer.is_ready = False
+    with pytest.raises(EngineUnavailableError, match="not ready"):
+        await client.stats()
+    client.connect("127.0.0.1:1")
+    with pytest.raises(EngineUnavailableError):
+        await client.stats()
 
 
 async def test_an_error_of_the_engine_is_unavailability(kserve):
