@@ -31,7 +31,10 @@ def main() -> None:
     print(table)
     print(f"{len(verdicts)} answers in {time.monotonic() - began:.0f} s", flush=True)
     for verdict in [v for v in verdicts if not v.right][: options.show]:
-        _show(verdict)
+        print(describe(verdict))
+    if options.failures:
+        wrong = [describe(verdict) for verdict in verdicts if not verdict.right]
+        options.failures.write_text("\n".join(wrong), encoding="utf-8")
     if options.report:
         options.report.write_text(table, encoding="utf-8")
     sys.exit(0 if passed else 1)
@@ -67,13 +70,17 @@ def _ask_model(chosen: list[Case], options: argparse.Namespace) -> Iterator[tupl
     return answerer.answers(chosen, options.batch)
 
 
-def _show(verdict: Verdict) -> None:
+def describe(verdict: Verdict) -> str:
+    """What was asked, expected and answered, for people to read."""
     sample = verdict.case.sample
     question = sample.messages[-1]["content"]
-    text = question if isinstance(question, str) else question[-1]["text"]
-    print(
-        f"- {sample.task} {sample.language} {'think' if sample.thinking else 'direct'} #{verdict.case.index}\n"
-        f"    asked    {text!r}\n    expected {sample.answer_text()!r}\n"
+    if not isinstance(question, str):
+        question = " ".join(part.get("text", "[media]") for part in question)
+    mode = "thinking" if sample.thinking else "direct"
+    return (
+        f"- {sample.task} {sample.language} {mode} #{verdict.case.index}\n"
+        f"    asked    {question!r}\n"
+        f"    expected {sample.answer_text()!r}\n"
         f"    content  {verdict.reply.content!r} {verdict.reply.call or ''}\n"
         f"    reasoned {verdict.reply.reasoning!r}"
     )
@@ -87,6 +94,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--skills", nargs="+", choices=list(THRESHOLDS), default=list(THRESHOLDS))
     parser.add_argument("--batch", type=int, default=64, help="answers at a time")
     parser.add_argument("--show", type=int, default=0, help="print this many wrong answers")
+    parser.add_argument("--failures", type=Path, help="write every wrong answer to this file")
     parser.add_argument("--report", type=Path, help="write the table to this file")
     parser.add_argument("--without-bias", action="store_true", help="drop the correction bias")
     return parser.parse_args()

@@ -98,9 +98,9 @@ def film_background(random: Random, used: set[int]) -> Image.Image:
         width, height = _USUAL_SIZES[int(random.integers(len(_USUAL_SIZES)))]
     else:
         scale = random.uniform(1.0, 1.9)
-        ratio = math.exp(random.uniform(-0.55, 0.55))
+        ratio = math.exp(random.uniform(-0.45, 0.45))
         width, height = int(160 * scale * ratio), int(160 * scale / ratio)
-    return paint_background(random, (width, height), background_colour(random, used))
+    return paint_background(random, (width, height), background_colour(random, used, light=True))
 
 
 def cell_center(random: Random, place: int, spread: float = 0.04) -> tuple[float, float]:

@@ -26,15 +26,15 @@ TASKS: dict[str, Maker] = {
     "unknown": unknown.make,
 }
 SHARES: dict[str, float] = {
-    "pictures": 0.30,
+    "pictures": 0.28,
     "reading": 0.18,
-    "comparing": 0.10,
-    "films": 0.13,
+    "comparing": 0.11,
+    "films": 0.14,
     "tools": 0.22,
-    "chat": 0.04,
+    "chat": 0.035,
     "completion": 0.01,
     "zoom": 0.005,
-    "unknown": 0.015,
+    "unknown": 0.02,
 }
 _SYSTEM_TEXTS = {
     "en": (
@@ -84,4 +84,31 @@ def make_sample(
         texts = _SYSTEM_TEXTS[language]
         text = texts[int(random.integers(len(texts)))]
         messages = ({"role": "system", "content": text}, *messages)
+    if sample.media and random.random() < 0.1:
+        messages = (*messages[:-1], _politely(random, messages[-1], language))
     return dataclasses.replace(sample, messages=messages, thinking=thinking)
+
+
+_POLITE = {
+    "en": (
+        "Look at this. {}",
+        "Please tell me: {}",
+        "{} Answer briefly.",
+        "Hello! {}",
+        "{} Please.",
+    ),
+    "zh": ("请看。{}", "请告诉我：{}", "{}请简单回答。", "你好！{}"),
+}
+
+
+def _politely(random: Random, message: dict[str, Any], language: str) -> dict[str, Any]:
+    """The question with a few words around it, or at times before the media."""
+    content = message["content"]
+    if isinstance(content, str):
+        return message
+    *media, text = content
+    if random.random() < 0.4:
+        return {**message, "content": [text, *media]}
+    forms = _POLITE[language]
+    form = forms[int(random.integers(len(forms)))]
+    return {**message, "content": [*media, {"type": "text", "text": form.format(text["text"])}]}

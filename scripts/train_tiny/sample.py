@@ -89,6 +89,11 @@ def user(text: str, *media: Picture | Clip) -> dict[str, Any]:
     return {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
 
 
+def assistant(text: str) -> dict[str, Any]:
+    """An earlier answer."""
+    return {"role": "assistant", "content": text}
+
+
 def _media_part(index: int, item: Picture | Clip) -> dict[str, Any]:
     kind = "image_url" if isinstance(item, Picture) else "video_url"
     return {"type": kind, kind: {"url": f"media:{index}"}}

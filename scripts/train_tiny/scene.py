@@ -87,10 +87,15 @@ def _attributes(random: Random, count: int, distinct: str) -> tuple[np.ndarray, 
     return colours, shapes
 
 
-def background_colour(random: Random, used: set[int]) -> np.ndarray:
-    """A mean RGB colour that stands out from every object colour in `used`."""
+def background_colour(random: Random, used: set[int], light: bool = False) -> np.ndarray:
+    """A mean RGB colour that stands out from every object colour in `used`.
+
+    `light`: mostly a light one, on which a time stamp is easy to read.
+    """
     while True:
         kind = random.random()
+        if light and random.random() < 0.75:
+            kind = 0.2 if kind < 0.5 else 0.8
         if kind < 0.35:
             colour = np.full(3, random.uniform(190, 255))
         elif kind < 0.5:

@@ -49,8 +49,17 @@ def lines() -> Iterator[str]:
             yield from [word] * min(count, _MOST)
 
 
-# Media are drawn for nothing here, so the tasks without much text are left out.
-_TEXT_SHARES = {"pictures": 0.2, "comparing": 0.05, "tools": 0.5, "chat": 0.25, "zoom": 0.01}
+# Media are drawn for nothing here, so the tasks with little text have a small share.
+_TEXT_SHARES = {
+    "pictures": 0.2,
+    "comparing": 0.05,
+    "films": 0.03,
+    "reading": 0.02,
+    "tools": 0.45,
+    "chat": 0.2,
+    "unknown": 0.04,
+    "zoom": 0.01,
+}
 
 
 def _texts(sample: Sample) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ..sample import Sample, ToolCall, user
+from ..sample import Sample, ToolCall, assistant, user
 from ..scene import Random
 from .pictures import pick
 
@@ -125,6 +125,11 @@ def make(random: Random, language: str, held_out: bool) -> Sample:
     """A fixed exchange; `held_out` makes no difference, there is nothing to generalise to."""
     talks = ENGLISH if language == "en" else CHINESE
     talk = talks[int(random.integers(len(talks)))]
+    if random.random() < 0.25:
+        earlier = talks[int(random.integers(len(talks)))]
+        history = (user(pick(random, earlier.questions)), assistant(earlier.answer))
+        question = user(pick(random, talk.questions))
+        return Sample("chat", language, (*history, question), talk.reasoning, talk.answer)
     return Sample(
         "chat", language, (user(pick(random, talk.questions)),), talk.reasoning, talk.answer
     )

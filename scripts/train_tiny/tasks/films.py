@@ -137,19 +137,21 @@ def _time(random: Random, language: str, held_out: bool, length: VideoLength) ->
         else:
             tracks.append(still(random, item, _late(random, length)))
     label = items[index].label(language)
-    stamp = timestamp_text(at / length.fps).removeprefix("time: ")
+    earlier, stamp = _clock(length, before), _clock(length, at)
     if language == "zh":
         verb = "消失" if vanishes else "出现"
         question = pick(
             random,
-            (f"{label}在什么时间{verb}？", f"{label}是什么时候{verb}的？", f"{label}何时{verb}？"),
+            (
+                f"{label}在什么时间{verb}？",
+                f"{label}是什么时候{verb}的？",
+                f"{label}何时{verb}？",
+            ),
         )
-        return (
-            tuple(tracks),
-            question,
-            f"我看每一帧的时间，找到{label}{verb}的那一帧。",
-            f"{label}在{stamp}{verb}。",
-        )
+        has, lacks = f"有{label}", f"没有{label}"
+        then, now = (has, lacks) if vanishes else (lacks, has)
+        reasoning = f"{earlier}时{then}，{stamp}时{now}。"
+        return tuple(tracks), question, reasoning, f"{label}在{stamp}{verb}。"
     verb = "disappear" if vanishes else "appear"
     question = pick(
         random,
@@ -159,13 +161,40 @@ def _time(random: Random, language: str, held_out: bool, length: VideoLength) ->
             f"At which time does the {label} {verb} in the video?",
         ),
     )
-    reasoning = f"I read the time of each frame and look for the first {'without' if vanishes else 'with'} the {label}. "
+    then, now = ("is still there", "is gone") if vanishes else ("is not there yet", "is")
+    reasoning = f"At {earlier} the {label} {then}, at {stamp} it {now}. "
     return tuple(tracks), question, reasoning, f"The {label} {verb}s at {stamp}."
+
+
+def _clock(length: VideoLength, index: int) -> str:
+    """What is stamped on source frame `index`, without the word before it."""
+    return timestamp_text(index / length.fps).removeprefix("time: ")
+
+
+def _ends(random: Random, language: str, held_out: bool, length: VideoLength) -> Story:
+    """Reading the stamp of the first or the last frame."""
+    items = draw_items(random, 1 + int(random.integers(2)), held_out, "label").items
+    picked = select_frames(length, OPTIONS.sampling)
+    last = random.random() < 0.85
+    stamp = _clock(length, picked[-1] if last else picked[0])
+    tracks = tuple(still(random, item) for item in items)
+    if language == "zh":
+        which = "最后" if last else "第"
+        question = f"{which}一帧的时间是多少？"
+        return tracks, question, f"我读出{which}一帧上的时间。", f"{which}一帧的时间是{stamp}。"
+    which = "last" if last else "first"
+    question = pick(
+        random,
+        (f"What is the time of the {which} frame?", f"Which time does the {which} frame show?"),
+    )
+    reasoning = f"I read the time on the {which} frame. "
+    return tracks, question, reasoning, f"The time of the {which} frame is {stamp}."
 
 
 _KINDS: tuple[tuple[str, Callable[[Random, str, bool, VideoLength], Story]], ...] = (
     ("count", _count),
     ("follow", _follow),
     ("time", _time),
+    ("ends", _ends),
 )
-_SHARES = (0.25, 0.33, 0.42)
+_SHARES = (0.22, 0.28, 0.40, 0.10)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from ..drawing import paint_scene
 from ..lexicon import COLOURS, PLACES, SHAPES, Term, at_place, counted
-from ..sample import Sample, user
+from ..sample import Sample, assistant, user
 from ..scene import Item, Random, Scene, draw_items, with_article
 
 Dialogue = tuple[str, str]  # question, answer
@@ -23,10 +24,15 @@ def make(random: Random, language: str, held_out: bool) -> Sample:
         count = 1 + int(random.integers(6))
     scene = draw_items(random, count, held_out, distinct)
     question, answer = dialogue(random, language, scene)
+    picture = paint_scene(random, scene)
+    messages: tuple[dict[str, Any], ...] = (user(question, picture),)
+    if random.random() < 0.1:
+        first = (_count, _describe)[int(random.integers(2))](random, language, scene)
+        messages = (user(first[0], picture), assistant(first[1]), user(question))
     return Sample(
         task=f"picture_{name}",
         language=language,
-        messages=(user(question, picture := paint_scene(random, scene)),),
+        messages=messages,
         reasoning=f"{shows(scene, language)}{answer}",
         answer=answer,
         media=(picture,),
