@@ -14,6 +14,7 @@ from backend.errors import CheckpointError, InvalidRequestError
 from backend.media.options import ProcessorOptions
 from backend.request import SamplingParams
 
+_LIMITS: Final = ("image_", "video_")
 CLIP_MEAN: Final = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD: Final = (0.26862954, 0.26130258, 0.27577711)
 
@@ -52,12 +53,15 @@ def load_sampling_defaults(folder: Path) -> SamplingDefaults:
 def load_processor_options(folder: Path, vision: VisionConfig) -> ProcessorOptions:
     """Options with the model's own sizes.
 
-    The limits of pixels are the serving defaults, as in FastDeploy: those in
-    preprocessor_config.json are another program's. What the file says about patches and
-    normalisation must be what the model computes; CheckpointError otherwise.
+    The limits of pixels are the serving defaults, as in FastDeploy: `min_pixels` and `max_pixels`
+    in preprocessor_config.json are another program's. Limits under FastDeploy's own names
+    (`image_max_pixels`, `video_fps`, ...) are the checkpoint's wish and replace the defaults. What
+    the file says about patches and normalisation must be what the model computes;
+    CheckpointError otherwise.
     """
     path = folder / "preprocessor_config.json"
-    keys = Keys(read_json_object(path) or {}, str(path))
+    raw = read_json_object(path) or {}
+    keys = Keys(raw, str(path))
     for name, expected in (
         ("patch_size", vision.patch_size),
         ("merge_size", vision.spatial_merge_size),
@@ -72,8 +76,10 @@ def load_processor_options(folder: Path, vision: VisionConfig) -> ProcessorOptio
             raise keys.fail(name, f"{list(normal)}; nothing else is served")
     if vision.in_channels != 3:
         raise CheckpointError(f"{folder}: vision_config.in_channels is not 3")
-    return ProcessorOptions(
+    options = ProcessorOptions(
         patch_size=vision.patch_size,
         spatial_conv_size=vision.spatial_merge_size,
         temporal_conv_size=vision.temporal_merge_size,
     )
+    wishes = {name: raw[name] for name in vars(options) if name.startswith(_LIMITS) and name in raw}
+    return options.override(wishes, str(path), CheckpointError)
