@@ -58,3 +58,15 @@ def test_a_stopped_server_process_can_be_stopped(chat):
     chat.server.stop(grace_s=0.5)
     _, alive = psutil.wait_procs(everything, timeout=5)
     assert alive == []
+
+
+def test_the_engine_goes_on_when_the_postprocessor_dies(chat):
+    stubs = psutil.Process(chat.server.pid).children()
+    [postprocessor] = [item for item in stubs if "response_postprocessor" in str(item.cmdline())]
+    stream = chat.stream({"prompt": "hello", "stream": True, "max_tokens": 100})
+    stream.next()
+    postprocessor.kill()
+    direct = chat.ask_engine({"sampling": {"max_tokens": 3}}, [1, 2, 3])
+    assert direct["finish_reason"] == "length"
+    stats = chat.until_stats(lambda stats: stats["running"] == 0 and stats["open_streams"] == 0)
+    assert stats["engine_restarts"] == 0
