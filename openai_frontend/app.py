@@ -15,6 +15,8 @@ from openai_frontend.endpoints.health import PATHS as HEALTH_PATHS
 from openai_frontend.endpoints.health import health_routes
 from openai_frontend.endpoints.metrics import metrics_route
 from openai_frontend.endpoints.models import model_routes
+from openai_frontend.endpoints.playground import PATHS as PLAYGROUND_PATHS
+from openai_frontend.endpoints.playground import playground_routes
 from openai_frontend.endpoints.version import version_route
 from openai_frontend.error_response import (
     handle_ernie_error,
@@ -32,6 +34,7 @@ def create_app(service: Service) -> Starlette:
         *model_routes(service),
         *health_routes(service),
         version_route(),
+        *playground_routes(service),
     ]
     if service.settings.serve_metrics:
         routes.append(metrics_route(service))
@@ -40,7 +43,8 @@ def create_app(service: Service) -> Starlette:
         Middleware(HttpMetrics, metrics=service.metrics, paths=[route.path for route in routes]),
     ]
     if keys := service.settings.api_keys:
-        middleware.append(Middleware(ApiKeys, keys=keys, open_paths=HEALTH_PATHS))
+        open_paths = (*HEALTH_PATHS, *PLAYGROUND_PATHS)
+        middleware.append(Middleware(ApiKeys, keys=keys, open_paths=open_paths))
     return _application(routes, middleware)
 
 
