@@ -117,6 +117,10 @@ class CreditFile:
         descriptor = _create(name)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink == 0:
+                # Another server's sweep came between the two lines above.
+                os.close(descriptor)
+                return cls.create(num_slots)
             _reserve(descriptor, num_slots * 8)
             return cls(name, descriptor, lock=descriptor)
         except OSError:

@@ -42,7 +42,7 @@ def read_config_arguments(path: str) -> list[str]:
     try:
         with Path(path).open(encoding="utf-8") as file:
             text = file.read(MAX_BYTES + 1)
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):  # not UTF-8, or a NUL in the name
         raise ConfigError(f"--config: {path} cannot be read as a text file") from None
     if len(text) > MAX_BYTES:
         raise ConfigError(f"--config: {path} is longer than {MAX_BYTES} characters")

@@ -120,7 +120,7 @@ def _options(values: dict[str, Any], environ: Mapping[str, str], folder: Path) -
         request_timeout_s=get("request-timeout", default.request_timeout_s),
         max_body_bytes=int(get("max-body-mib", default.max_body_bytes / 2**20) * 2**20),
         ping_interval_s=get("ping-interval", default.ping_interval_s),
-        model=get("model", None),
+        model=get("model", environ.get("ERNIE_MODEL") or None),
         served_model_name=get("served-model-name", None),
         triton_grpc_port=get("triton-grpc-port", 0),
         triton_http_port=get("triton-http-port", 0),
@@ -157,17 +157,16 @@ def _template_text(value: str) -> str:
         return value
     try:
         return Path(value).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+    except (OSError, ValueError):  # not UTF-8, or a NUL in the name
         raise ConfigError(
             f"--chat-template: {value!r} is neither a readable file nor a Jinja template"
         ) from None
 
 
 def _media_folder(value: str) -> str:
-    folder = Path(value).resolve()
-    if not folder.is_dir():
-        raise ConfigError(f"--allowed-local-media-path: {value} is no folder")
-    return str(folder)
+    if "\0" in value or not Path(value).is_dir():
+        raise ConfigError(f"--allowed-local-media-path: {value!r} is no folder")
+    return str(Path(value).resolve())
 
 
 def _keys_from(environ: Mapping[str, str]) -> tuple[str, ...]:

@@ -113,6 +113,12 @@ def test_a_wrong_value_is_refused_with_the_flag_the_value_and_a_hint(arguments, 
     assert missing in ([], ["at least"]), raised.value.message
 
 
+@pytest.mark.parametrize("flag", ["--config", "--chat-template", "--allowed-local-media-path"])
+def test_a_nul_in_a_path_is_a_config_error(flag):
+    with pytest.raises(ConfigError, match=flag):
+        parse(f"{flag}=a\0b")
+
+
 @given(st.sampled_from(FLAGS), st.text(max_size=30))
 def test_no_value_whatsoever_raises_anything_but_a_config_error(flag, value):
     try:
@@ -131,6 +137,12 @@ def test_a_template_file_is_sent_as_its_text(tmp_path):
 def test_fastdeploys_unlimited_queue_leaves_the_default_bound():
     assert parse("--scheduler-max-size", "-1").serving == {}
     assert parse("--scheduler-max-size", "5").serving == {"max_num_waiting": 5}
+
+
+def test_the_variable_of_a_plain_tritonserver_names_the_model_too():
+    assert parse(ERNIE_MODEL="/data/model").model == "/data/model"
+    assert parse("--model", "/data/other", ERNIE_MODEL="/data/model").model == "/data/other"
+    assert parse(ERNIE_MODEL="").model is None
 
 
 def test_the_drain_time_has_two_names():

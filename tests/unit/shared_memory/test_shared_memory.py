@@ -1,3 +1,4 @@
+import fcntl
 import os
 import stat
 import subprocess
@@ -125,6 +126,21 @@ def test_acknowledgements_are_seen_by_the_owner(folder):
     assert (folder / owner.name).exists()
     owner.close()
     assert list(folder.iterdir()) == []
+
+
+def test_counters_swept_before_they_were_locked_are_made_anew(folder, monkeypatch):
+    swept = []
+
+    def sweep_then_lock(descriptor, operation, lock=fcntl.flock):
+        if not swept:  # as another server's sweep would, between creation and locking
+            swept.extend(path.unlink() or path.name for path in folder.iterdir())
+        lock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", sweep_then_lock)
+    owner = CreditFile.create(8)
+    CreditFile.open(owner.name).bump(1)
+    assert swept and owner.name not in swept
+    assert owner.count(1) == 1
 
 
 def test_counters_of_a_wrong_name_or_without_content_are_refused(folder):
