@@ -13,6 +13,7 @@ import time
 from starlette.types import Receive, Scope
 
 from backend.errors import ErnieError, RequestTooLargeError
+from openai_frontend.admission import ByteLease
 
 START_ALLOWANCE_S = 30.0
 MIN_BYTES_PER_S = 16 * 1024
@@ -31,12 +32,16 @@ class RequestTimeoutError(ErnieError):
 
 
 async def read_body(
-    scope: Scope, receive: Receive, max_bytes: int, allowance_s: float = START_ALLOWANCE_S
+    scope: Scope,
+    receive: Receive,
+    max_bytes: int,
+    lease: ByteLease,
+    allowance_s: float = START_ALLOWANCE_S,
 ) -> bytes:
     """The whole body.
 
-    Raises RequestTooLargeError above `max_bytes`, RequestTimeoutError for a sender that is too
-    slow, ClientDisconnected when the client leaves.
+    Raises RequestTooLargeError above `max_bytes`, OverloadedError when `lease` cannot grow,
+    RequestTimeoutError for a sender that is too slow, ClientDisconnected when the client leaves.
     """
     declared = _declared_length(scope)
     if declared is not None and declared > max_bytes:
@@ -58,6 +63,7 @@ async def read_body(
         size += len(chunk)
         if size > max_bytes:
             raise _too_large(max_bytes)
+        lease.grow(len(chunk))
         chunks.append(chunk)
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)

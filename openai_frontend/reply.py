@@ -37,7 +37,10 @@ _STREAM_HEADERS = [
 
 @dataclass(frozen=True)
 class Plan:
-    """One HTTP request, ready to run: `requests` are encoded GenerateRequests, one per choice."""
+    """One HTTP request, ready to run: `requests` are encoded GenerateRequests, one per choice.
+
+    `requests` and `media` are emptied once the first token has come.
+    """
 
     id: str
     requests: list[bytes]
@@ -145,6 +148,8 @@ class Reply:
         if event.error is not None:
             raise _FailedEvent(event.error)
         if self._first_token_s is None:
+            self._plan.requests.clear()  # Triton has them; pictures need not be kept twice
+            self._plan.media.clear()
             self._first_token_s = time.monotonic() - self._plan.started_at
             if self._plan.stream:  # a collected answer arrives whole
                 self._service.metrics.first_token(self._first_token_s)

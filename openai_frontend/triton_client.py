@@ -92,11 +92,10 @@ class TritonClient:
     async def generate(
         self, request_id: str, request: bytes, media: Sequence[bytes]
     ) -> AsyncIterator[Event]:
-        inputs = [("REQUEST", "BYTES", [1], _pack([request]))]
-        if media:
-            inputs.append(("MEDIA", "BYTES", [len(media)], _pack(media)))
-        message = _infer_request(ENSEMBLE, request_id, inputs)
-        async with contextlib.aclosing(self._stream(message)) as outputs:
+        # The message may hold many pictures: nothing here refers to it while the answer comes.
+        call = await self._send(_infer_request(ENSEMBLE, request_id, _tensors(request, media)))
+        del request, media
+        async with contextlib.aclosing(_outputs(call)) as outputs:
             async for output in outputs:
                 event = wire.decode(output[4:], Event)  # BYTES: a 4-byte length before the text
                 yield event
@@ -141,7 +140,7 @@ class TritonClient:
         for model, tensor in _PROBES:
             message = _infer_request(model, f"probe-{uuid.uuid4().hex}", [tensor])
             try:
-                async with contextlib.aclosing(self._stream(message)) as outputs:
+                async with contextlib.aclosing(_outputs(await self._send(message))) as outputs:
                     async for _ in outputs:
                         pass
             except InternalError:
@@ -155,32 +154,40 @@ class TritonClient:
         message = _infer_request(
             ENGINE, request_id, [("ENGINE_REQUEST", "UINT8", [len(data)], data)]
         )
-        async with contextlib.aclosing(self._stream(message)) as outputs:
+        async with contextlib.aclosing(_outputs(await self._send(message))) as outputs:
             async for output in outputs:
                 return wire.decode(output, EngineOutput)
         raise EngineUnavailableError("the engine did not answer")
 
-    async def _stream(self, message: Any) -> AsyncGenerator[bytes, None]:
-        """The first output of each response to `message`; responses without one are skipped."""
+    async def _send(self, message: Any) -> Any:
+        """The call that answers `message`, for `_outputs` to read."""
         call = self._stub().ModelStreamInfer()
         try:
             await call.write(message)
             await call.done_writing()
-            while (response := await call.read()) is not grpc.aio.EOF:
-                if response.error_message:
-                    raise _server_error(response.error_message)
-                outputs = response.infer_response.raw_output_contents
-                if outputs:
-                    yield outputs[0]
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             raise _lost(error) from None
-        finally:
-            await _finish(call)
+        return call
 
     def _stub(self) -> Any:
         if not self._channels:
             raise EngineUnavailableError("the inference server is not connected")
         return next(self._stubs)
+
+
+async def _outputs(call: Any) -> AsyncGenerator[bytes, None]:
+    """The first output of each response; responses without one are skipped."""
+    try:
+        while (response := await call.read()) is not grpc.aio.EOF:
+            if response.error_message:
+                raise _server_error(response.error_message)
+            outputs = response.infer_response.raw_output_contents
+            if outputs:
+                yield outputs[0]
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+        raise _lost(error) from None
+    finally:
+        await _finish(call)
 
 
 async def _finish(call: Any) -> None:
@@ -199,6 +206,13 @@ def _infer_request(model: str, request_id: str, inputs: Sequence[Tensor]) -> Any
         message.inputs.add(name=name, datatype=datatype, shape=shape)
         message.raw_input_contents.append(data)
     return message
+
+
+def _tensors(request: bytes, media: Sequence[bytes]) -> list[Tensor]:
+    tensors: list[Tensor] = [("REQUEST", "BYTES", [1], _pack([request]))]
+    if media:
+        tensors.append(("MEDIA", "BYTES", [len(media)], _pack(media)))
+    return tensors
 
 
 def _pack(items: Sequence[bytes]) -> bytes:

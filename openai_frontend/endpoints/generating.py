@@ -33,16 +33,17 @@ class GeneratingEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self._service
         service.metrics.requests.inc()
-        with service.admission.admit():
+        with service.admission.admit(), service.admission.lease_bytes() as lease:
             started_at = time.monotonic()
             try:
-                body = await read_body(scope, receive, service.settings.max_body_bytes)
+                body = await read_body(scope, receive, service.settings.max_body_bytes, lease)
             except ClientDisconnected:
                 return
             if len(body) > _THREAD_ABOVE_BYTES:
                 plan = await asyncio.to_thread(self._make_plan, service, body, started_at)
             else:
                 plan = self._make_plan(service, body, started_at)
+            del body  # it may be large, and an answer may take minutes
             await Reply(service, plan, scope, receive, send).run()
 
 

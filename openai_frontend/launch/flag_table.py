@@ -123,7 +123,8 @@ USED_FLAGS: tuple[Flag, ...] = (
         "Checkpoint folder. A hub id such as baidu/ERNIE-4.5-VL-28B-A3B-Paddle is looked for "
         "under checkpoints/ (and under FD_MODEL_CACHE); nothing is downloaded.",
         MODEL,
-        default_text="checkpoints/ernie-4.5-vl-tiny, or a random small model made on the spot",
+        default_text="the variable ERNIE_MODEL, else checkpoints/ernie-4.5-vl-tiny, else a small "
+        "model with random weights made on the spot",
     ),
     Flag(
         "--served-model-name",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 import socket
 import time
@@ -29,6 +30,7 @@ from openai_frontend.triton_client import TritonClient
 
 logger = logging.getLogger(__name__)
 
+MAX_FILES = 65_536
 CLOSE_TIMEOUT_S = 5.0
 STOP_GRACE_S = 10.0
 ABORT_GRACE_S = 3.0
@@ -59,6 +61,7 @@ class Launcher:
     def run(self) -> int:
         """The process's exit status: 0 after a drained stop, 1 when the server could not go on,
         128 + signal when it was told to end before it was ready or twice."""
+        _allow_many_files()
         return uvloop.run(self._run())
 
     async def _run(self) -> int:
@@ -141,6 +144,14 @@ class Launcher:
         elif self._options.drain_timeout_s:
             logger.info("finishing running requests; a second signal ends them at once")
         self._stop_asked.set()
+
+
+def _allow_many_files() -> None:
+    """Each connection is a file; the usual soft limit of 1024 is below what one server accepts."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 async def _why_it_ended(watching: asyncio.Task[str], serving: asyncio.Task[None]) -> str:

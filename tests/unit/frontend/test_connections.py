@@ -14,6 +14,7 @@ import pytest
 
 from backend.wire import Event
 from openai_frontend import pulse
+from openai_frontend.body import read_body
 from openai_frontend.launch.http_server import BoundedH11Protocol
 from tests.unit.frontend.fake_triton import FakeTriton, finish, forever, text, wait_until
 
@@ -101,6 +102,18 @@ async def test_a_finished_request_is_not_stopped(serve, chat_body):
     assert triton.num_read_to_end == 2
 
 
+async def test_a_finished_request_whose_stream_lingers_is_not_stopped(serve, chat_body):
+    """Triton may close a stream a moment after its last event."""
+    lingering = asyncio.Event()
+    triton = FakeTriton([text("a"), finish(), lingering])
+    async with serve(triton) as (_, url), httpx.AsyncClient() as client:
+        assert (await client.post(url + CHAT, json=chat_body)).status_code == 200
+        assert triton.num_open == 1
+        lingering.set()
+        await wait_until(lambda: triton.num_open == 0)
+    assert triton.stopped == []
+
+
 async def test_silence_is_filled_with_comment_lines(serve, chat_body, parse_stream):
     gate = asyncio.Event()
     triton = FakeTriton([gate, text("a"), finish()])
@@ -170,7 +183,6 @@ async def test_requests_left_over_after_draining_get_an_error(serve, chat_body, 
 
 async def test_a_slow_header_and_a_slow_body_are_closed(serve, chat_body, monkeypatch):
     monkeypatch.setattr(BoundedH11Protocol, "header_timeout_s", 0.1)
-    monkeypatch.setattr("openai_frontend.body.START_ALLOWANCE_S", 0.1)
     monkeypatch.setattr("openai_frontend.endpoints.generating.read_body", _read_body_quickly)
     async with serve(FakeTriton([finish()])) as (_, url), httpx.AsyncClient() as client:
         for beginning in (b"", b"POST /v1/chat/completions HTTP/1.1\r\nHo"):
@@ -185,10 +197,8 @@ async def test_a_slow_header_and_a_slow_body_are_closed(serve, chat_body, monkey
         assert (await client.post(url + CHAT, json=chat_body)).status_code == 200
 
 
-async def _read_body_quickly(scope, receive, max_bytes):
-    from openai_frontend.body import read_body
-
-    return await read_body(scope, receive, max_bytes, allowance_s=0.1)
+async def _read_body_quickly(*arguments):
+    return await read_body(*arguments, allowance_s=0.1)
 
 
 async def test_an_answered_connection_may_idle_longer_than_a_header(serve, chat_body, monkeypatch):

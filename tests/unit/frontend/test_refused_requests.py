@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from backend.errors import EngineUnavailableError, InternalError
+from openai_frontend.endpoints.playground import PATHS as PLAYGROUND_PATHS
 from tests.unit.frontend.fake_triton import FakeTriton, finish, forever, wait_until
 
 CHAT = "/v1/chat/completions"
@@ -136,6 +137,22 @@ async def test_the_request_above_the_limit_is_429_at_once(make_client, chat_body
     assert (await client.post(CHAT, json=chat_body)).status_code == 200, "the place is free again"
 
 
+async def test_large_bodies_share_a_bounded_memory(make_client, chat_body):
+    triton = FakeTriton(forever())
+    client = make_client(triton)
+    client.service.admission.max_buffered_bytes = 1500
+    large = {**chat_body, "user": "x" * 1000}
+    first = asyncio.create_task(client.post(CHAT, json=large))
+    await wait_until(lambda: triton.sent)
+    assert error_of(await client.post(CHAT, json=large), 429)["type"] == "rate_limit_error"
+    assert client.service.admission.running == 1
+    await triton.stop(triton.sent[0].request_id)
+    await first
+    assert client.service.admission.buffered_bytes == 0
+    triton.script = [finish()]
+    assert (await client.post(CHAT, json=large)).status_code == 200
+
+
 async def test_a_lost_server_is_503_with_retry_after(make_client, chat_body):
     reply = await make_client(FakeTriton([EngineUnavailableError("gone")])).post(
         CHAT, json=chat_body
@@ -166,10 +183,10 @@ async def test_a_request_above_its_time_is_504_and_stopped(make_client, chat_bod
     assert triton.stopped
 
 
-async def test_keys_guard_every_path_but_health(make_client, chat_body):
+async def test_keys_guard_every_path_but_health_and_the_page(make_client, chat_body):
     client = make_client(FakeTriton([finish()]), api_keys=("first", "second"))
     paths = {route.path for route in client._transport.app.routes}
-    for path in paths - {"/health", "/ping"}:
+    for path in paths - {"/health", "/ping", *PLAYGROUND_PATHS}:
         error = error_of(await client.get(path), 401)
         assert error["code"] == "invalid_api_key"
         assert error["type"] == "authentication_error"
