@@ -93,6 +93,7 @@ class Supervisor:
         self._hang = ""
         self._stopping = threading.Event()
         self._first_outcome = threading.Event()
+        self._was_loaded = False
         self.state: State = "starting"
         self.num_restarts = 0
         self.last_failure = ""
@@ -113,7 +114,7 @@ class Supervisor:
         """
         self._thread.start()
         self._first_outcome.wait()
-        if self.state != "ready":
+        if not self._was_loaded:  # its state may have moved on already
             raise EngineUnavailableError(self.last_failure)
 
     def send(self, message: Message, blobs: Sequence[Blob] = ()) -> None:
@@ -186,9 +187,8 @@ class Supervisor:
             self._live_once()
             if self._stopping.is_set():
                 break
-            was_ready = self.num_restarts > 0 or self._first_outcome.is_set()
             self._note_death()
-            if not was_ready or self._has_given_up():
+            if not self._was_loaded or self._has_given_up():
                 self.state = "failed"
                 log.error("the engine stays down: %s", self.last_failure)
                 self._listener.on_down(self.unavailable())
@@ -224,6 +224,7 @@ class Supervisor:
                     self._load_time_s = time.monotonic() - started
                     self._stats = message.stats
                     self.state = "ready"
+                    self._was_loaded = True
                     self._first_outcome.set()
                 elif isinstance(message, Failed):
                     self._load_error = message.error
