@@ -56,7 +56,8 @@ USED_FLAGS: tuple[Flag, ...] = (
         "--api-key",
         "append",
         "Key that clients must send as `Authorization: Bearer KEY`; may be repeated. Also from "
-        "FD_API_KEY (comma-separated). All paths of the API port but /health and /ping ask for it.",
+        "FD_API_KEY (comma-separated). All paths of the API port but /health, /ping and the "
+        "playground's own files ask for it.",
         SERVER,
         default=(),
         check=check_api_key,

@@ -1,5 +1,7 @@
 // One answer as data: what the stream's chunks add up to, and how fast they came.
 
+const MIN_SPAN_MS = 20; // a shorter span says more about the network than about the model
+
 export class Answer {
   /** `body`: the request that is answered. */
   constructor(body) {
@@ -72,8 +74,10 @@ export class Answer {
   /** After the first token, as decoding alone; null until there is a span to measure. */
   get tokensPerSecond() {
     const tokens = this.completionTokens - this.tokensAtFirst;
-    const seconds = (this.lastAt - this.firstAt) / 1000;
-    return this.firstAt !== null && tokens > 0 && seconds > 0 ? tokens / seconds : null;
+    const span = this.lastAt - this.firstAt;
+    return this.firstAt !== null && tokens > 0 && span > MIN_SPAN_MS
+      ? (tokens / span) * 1000
+      : null;
   }
 
   /** The messages that stand for this answer in the next request; none if nothing came of it. */

@@ -103,7 +103,8 @@ export class AnswerView {
     this.#footer.hidden = answer.isRunning;
     if (answer.isRunning) return;
     this.#stats.replaceChildren(...statistics(answer));
-    for (const name of ["copy", "copyCurl", "copyPython"]) setText(this.#buttons[name], label(name));
+    for (const name of ["copy", "copyCurl", "copyPython"])
+      setText(this.#buttons[name], label(name));
     this.#buttons.copy.hidden = !answer.content;
     setText(this.#buttons.again, label(answer.error ? "tryAgain" : "regenerate"));
   }
@@ -112,7 +113,10 @@ export class AnswerView {
     this.#thinking.hidden = !reasoning.trim();
     this.#thinking.classList.toggle("live", isThinking);
     setText(this.#summary, label(isThinking ? "thinkingNow" : "thoughts"));
-    setText(this.#thinkingCount, reasoningTokens ? label("tokens", { count: count(reasoningTokens) }) : "");
+    setText(
+      this.#thinkingCount,
+      reasoningTokens ? label("tokens", { count: count(reasoningTokens) }) : "",
+    );
     setText(this.#reasoning, reasoning.trim());
   }
 
@@ -149,12 +153,18 @@ export class AnswerView {
     const retry = error.retryAfter ? label("retryAfter", { seconds: error.retryAfter }) : "";
     const lines = [
       element("strong", {}, error.status ? label("errorTitle") : error.message),
-      element("p", {}, [error.status ? error.message : "", retry].filter(Boolean).join(" ")),
+      element("p", {}, error.status ? error.message : ""),
+      element("p", {}, retry),
       element("p", { class: "failure-details" }, where.join(" · ")),
     ];
     if (error.requestId) {
       lines.push(
-        element("p", { class: "failure-details" }, `${label("requestId")} `, element("code", {}, error.requestId)),
+        element(
+          "p",
+          { class: "failure-details" },
+          `${label("requestId")} `,
+          element("code", {}, error.requestId),
+        ),
       );
     }
     this.#failure.replaceChildren(...lines.filter((line) => line.textContent));
@@ -172,21 +182,35 @@ export class AnswerView {
   }
 }
 
-function stateText({ isStopped, finishReason }) {
+function stateText({
+  isRunning,
+  isStopped,
+  isThinking,
+  finishReason,
+  completionTokens,
+  tokensPerSecond,
+}) {
   if (isStopped) return label("stopped");
-  return finishReason === "length" ? label("cutOff") : "";
+  if (!isRunning) return finishReason === "length" ? label("cutOff") : "";
+  if (isThinking || !completionTokens) return "";
+  const tokens = label("tokens", { count: count(completionTokens) });
+  return tokensPerSecond === null ? tokens : `${tokens} · ${speed(tokensPerSecond)}`;
 }
+
+const speed = (tokensPerSecond) => label("perSecond", { count: tokensPerSecond.toFixed(1) });
 
 function statistics(answer) {
   const { usage, firstTokenMs, tokensPerSecond } = answer;
   const items = [];
   const add = (name, value, details = []) => {
-    const known = details.filter(([, number]) => number).map(([key, number]) => label(key, { count: count(number) }));
+    const known = details
+      .filter(([, number]) => number)
+      .map(([key, number]) => label(key, { count: count(number) }));
     const text = known.length ? `${value} (${known.join(", ")})` : value;
     items.push(element("div", {}, element("dt", {}, label(name)), element("dd", {}, text)));
   };
   if (firstTokenMs !== null) add("firstToken", duration(firstTokenMs));
-  if (tokensPerSecond !== null) add("speed", label("perSecond", { count: tokensPerSecond.toFixed(1) }));
+  if (tokensPerSecond !== null) add("speed", speed(tokensPerSecond));
   if (usage) {
     const prompt = usage.prompt_tokens_details ?? {};
     add("promptTokens", count(usage.prompt_tokens), [

@@ -5,7 +5,14 @@ import { readEvents } from "./sse.js";
 
 /** What went wrong, as the server told it or, with status 0, as the browser saw it. */
 export class ApiError extends Error {
-  constructor({ status = 0, message, code = null, param = null, requestId = null, retryAfter = null }) {
+  constructor({
+    status = 0,
+    message,
+    code = null,
+    param = null,
+    requestId = null,
+    retryAfter = null,
+  }) {
     super(message);
     Object.assign(this, { status, code, param, requestId, retryAfter });
   }
@@ -86,7 +93,8 @@ function parse(data, requestId) {
 
 function toApiError(body, { text = "", ...known }) {
   const error = body?.error ?? {};
-  const message = error.message ?? body?.detail ?? (text.slice(0, 500).trim() || label("badAnswer"));
+  const message =
+    error.message ?? body?.detail ?? (text.slice(0, 500).trim() || label("badAnswer"));
   return new ApiError({
     ...known,
     message: String(message),

@@ -88,7 +88,13 @@ export class Attachments {
       throw new Error(label("tooLarge", values));
     }
     const url = await readDataUrl(file, kind);
-    const item = { kind, url, name: file.name, size: file.size, preview: URL.createObjectURL(file) };
+    const item = {
+      kind,
+      url,
+      name: file.name,
+      size: file.size,
+      preview: URL.createObjectURL(file),
+    };
     this.#items.push(item);
     this.#list.append(this.#card(item));
     this.#list.hidden = false;
@@ -120,7 +126,12 @@ export class Attachments {
 /** A picture or video small enough to show beside text. */
 export function thumbnail(item) {
   if (item.kind === "video") {
-    return element("video", { src: item.preview, controls: true, muted: true, preload: "metadata" });
+    return element("video", {
+      src: item.preview,
+      controls: true,
+      muted: true,
+      preload: "metadata",
+    });
   }
   const hide = (event) => event.target.classList.add("no-preview"); // TIFF, in most browsers
   return element("img", { src: item.preview, alt: item.name, error: hide });

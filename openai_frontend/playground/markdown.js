@@ -1,4 +1,4 @@
-// A small Markdown: paragraphs, headings, lists, code blocks, `code` and **bold**.
+// A small Markdown: paragraphs, headings, lists, code blocks, `code`, **bold** and *italic*.
 //
 // Everything is built from elements and text nodes, so that no text can become markup, load
 // anything or be clicked: links and images stay the text they are.
@@ -8,6 +8,7 @@ import { element } from "./dom.js";
 const FENCE = /^ {0,3}(```+|~~~+)\s*([^\s`]*)/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*)$/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
+const MAX_EMPHASIS = 200;
 const RULE = /^ {0,3}([-*_])( *\1){2,}\s*$/;
 
 /**
@@ -128,7 +129,9 @@ function list(lines) {
   return root;
 }
 
-/** Text with `code` and **bold** as nodes. One pass: a mark without its partner is text. */
+const EMPHASIS = /^\*([^\s*](?:[^*\n]*[^\s*])?)\*(?![\w*])/;
+
+/** Text with `code`, **bold** and *italic* as nodes. A mark without its partner is text. */
 export function inline(text) {
   const nodes = [];
   let plain = "";
@@ -137,7 +140,7 @@ export function inline(text) {
     plain = "";
   };
   let hasNoBold = false;
-  for (let at = 0; at < text.length; ) {
+  for (let at = 0; at < text.length;) {
     if (text[at] === "`") {
       let run = 1;
       while (text[at + run] === "`") run += 1;
@@ -161,6 +164,15 @@ export function inline(text) {
         plain += "**";
         at += 2;
       }
+    } else if (text[at] === "*" && !/[\w*]/.test(text[at - 1] ?? "")) {
+      const match = EMPHASIS.exec(text.slice(at, at + MAX_EMPHASIS));
+      if (match) {
+        flush();
+        nodes.push(element("em", {}, match[1]));
+      } else {
+        plain += "*";
+      }
+      at += match?.[0].length ?? 1;
     } else {
       plain += text[at];
       at += 1;

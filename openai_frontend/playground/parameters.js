@@ -33,7 +33,8 @@ export function readParameters() {
   for (const name of NUMBERS) {
     const field = byId(name);
     const { low, high } = { low: field.min, high: field.max };
-    if (!field.checkValidity()) throw new FieldError(field, label("badNumber", { name, low, high }));
+    if (!field.checkValidity())
+      throw new FieldError(field, label("badNumber", { name, low, high }));
     if (field.value !== "") body[name] = field.valueAsNumber;
   }
   const stop = byId("stop_strings").value.split("\n").filter(Boolean);

@@ -28,6 +28,7 @@ const isNarrow = matchMedia("(max-width: 959px)");
 let models = [];
 let modelsError = null;
 let staysAtEnd = true;
+let lastTop = 0;
 let toastTimer = 0;
 
 const chat = new Chat(byId("messages"), {
@@ -66,8 +67,8 @@ async function submit() {
   });
   if (!isAsked) return;
   staysAtEnd = true;
+  followEnd();
   showComposer();
-  scrollToEnd();
 }
 
 /** The request's body; null, with the field at fault in focus, when there can be none. */
@@ -94,14 +95,14 @@ function request(messages) {
 /** Called for each chunk: keep it cheap. */
 function showProgress(answer) {
   if (!answer.isRunning || answer.firstAt === null) showComposer();
-  scrollToEnd();
   if (answer.isRunning) {
     if (answer.firstAt === null) announce(label("answering"));
     return;
   }
   if (!answer.error) announce(answer.isStopped ? label("stopped") : label("answered"));
   if (answer.error?.status === 401) setSettingsOpen(true, byId("key"));
-  if (answer.openCalls.length) document.querySelector(".tool-result textarea:not([readonly])").focus();
+  if (answer.openCalls.length)
+    document.querySelector(".tool-result textarea:not([readonly])").focus();
 }
 
 function showComposer() {
@@ -109,11 +110,9 @@ function showComposer() {
   byId("send").hidden = chat.isRunning;
   byId("stop").hidden = !chat.isRunning;
   const used = chat.mediaBytes + attachments.mediaBytes;
-  const limit = bytes(MAX_BODY_BYTES);
-  let hint = chat.isRunning ? label("keysBusy") : label("keys");
-  if (attachments.items.length) hint = label("limits", { limit });
-  if (used) hint = `${label("mediaSize", { size: bytes(used), limit })} · ${hint}`;
-  setText(byId("hint"), hint);
+  const limit = bytes(MEDIA_LIMIT);
+  setText(byId("media-hint"), used ? label("mediaSize", { size: bytes(used), limit }) : "");
+  setText(byId("keys-hint"), label(chat.isRunning ? "keysBusy" : "keys"));
   byId("attach").title = `${label("attach")} (${label("limits", { limit })})`;
 }
 
@@ -129,22 +128,33 @@ function announce(text) {
 
 // ---- scrolling ---------------------------------------------------------------------------------
 
+const isAtEnd = () =>
+  scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < NEAR_END_PX;
+
 /** Follow the answer, unless the reader scrolled up to read. */
-function scrollToEnd() {
-  requestAnimationFrame(() => {
-    if (staysAtEnd) scroller.scrollTop = scroller.scrollHeight;
-    byId("to-end").hidden = staysAtEnd;
-  });
+function followEnd() {
+  if (staysAtEnd) scroller.scrollTop = scroller.scrollHeight;
+  lastTop = scroller.scrollTop;
+  byId("to-end").hidden = isAtEnd();
 }
 
+const sizes = new ResizeObserver(followEnd);
+sizes.observe(scroller);
+sizes.observe(byId("messages"));
 scroller.addEventListener("scroll", () => {
-  const below = scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight;
-  staysAtEnd = below < NEAR_END_PX;
-  byId("to-end").hidden = staysAtEnd;
+  // Only upwards is the reader's doing: below the end that was followed, more may have come since.
+  if (isAtEnd()) staysAtEnd = true;
+  else if (scroller.scrollTop < lastTop) staysAtEnd = false;
+  lastTop = scroller.scrollTop;
+  byId("to-end").hidden = isAtEnd();
+});
+// Who unfolds thoughts wants to read them: what was clicked stays where it is.
+scroller.addEventListener("click", (event) => {
+  if (event.target.closest("summary")) staysAtEnd = false;
 });
 byId("to-end").addEventListener("click", () => {
   staysAtEnd = true;
-  scrollToEnd();
+  followEnd();
 });
 
 // ---- composer and keyboard ---------------------------------------------------------------------

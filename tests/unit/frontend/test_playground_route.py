@@ -1,4 +1,4 @@
-"""The playground's files over HTTP; what they do in a browser is tests/openai/test_playground.py."""
+"""The playground's files over HTTP. A browser opens them in tests/openai/test_playground.py."""
 
 from __future__ import annotations
 
@@ -89,6 +89,22 @@ async def test_the_page_is_read_only(client):
     assert (await client.post("/")).status_code == 405
     head = await client.head("/")
     assert (head.status_code, head.content) == (200, b"")
+
+
+def test_every_word_is_there_in_english_and_in_chinese():
+    source = (FOLDER / "labels.js").read_text("utf-8")
+    tables = re.findall(r"const (?:ENGLISH|CHINESE) = \{\n(.*?)\n\};", source, re.S)
+    english, chinese = (dict(re.findall(r"^  (\w+):\s+(.+),$", table, re.M)) for table in tables)
+    assert list(english) == list(chinese)
+    for key, words in english.items():
+        values = re.compile(r"\{(\w+)\}")
+        assert sorted(values.findall(words)) == sorted(values.findall(chinese[key])), key
+    used = set()
+    for file in FOLDER.iterdir():
+        text = file.read_text("utf-8")
+        used |= set(re.findall(r'data-label(?:-name|-placeholder)?="(\w+)"', text))
+        used |= set(re.findall(r'\blabel\("(\w+)"', text))
+    assert used <= set(english)
 
 
 def test_no_file_names_another_host_or_makes_markup_of_text():
