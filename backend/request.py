@@ -11,6 +11,9 @@ from backend.errors import InvalidRequestError
 
 MAX_SEED = 2**63 - 1
 MAX_LOGPROBS = 20
+MAX_LOGIT_BIASES = 1024
+MAX_BAD_WORDS = 512
+MAX_BAD_WORD_TOKENS = 128
 
 
 class FinishReason(str, enum.Enum):
@@ -27,7 +30,9 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `temperature` 0 is greedy. `top_k` 0 and `top_p` 1 switch those filters off. `logprobs` is the
     number of alternatives to report besides the sampled token (None: report nothing).
-    `max_tokens` counts generated tokens; None means "as many as fit".
+    `max_tokens` counts generated tokens; None means "as many as fit". `logit_bias` holds pairs of
+    token id and what is added to its logit. `bad_words` are sequences of tokens: the last of one is
+    never generated behind the others.
 
     Raises InvalidRequestError that names the field, the value and the range.
     """
@@ -45,6 +50,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    bad_words: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, 0.0, 100.0)
@@ -58,6 +65,13 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         _check("max_tokens", self.max_tokens, 1, 2**31 - 1)
         _check("min_tokens", self.min_tokens, 0, 2**31 - 1)
         _check("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        _check_length("logit_bias", len(self.logit_bias), 0, MAX_LOGIT_BIASES)
+        for token_id, bias in self.logit_bias:
+            _check("logit_bias", token_id, 0, 2**31 - 1)
+            _check(f"logit_bias[{token_id}]", bias, -100.0, 100.0)
+        _check_length("bad_words", len(self.bad_words), 0, MAX_BAD_WORDS)
+        for place, word in enumerate(self.bad_words):
+            _check_length(f"bad_words[{place}]", len(word), 1, MAX_BAD_WORD_TOKENS)
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise InvalidRequestError(
                 f"min_tokens {self.min_tokens} is greater than max_tokens {self.max_tokens}",
@@ -76,6 +90,13 @@ def _check(name: str, value: float | None, low: float, high: float) -> None:
         return
     if not math.isfinite(value) or not low <= value <= high:
         raise InvalidRequestError(f"{name} is {value}; it must be in [{low}, {high}]", param=name)
+
+
+def _check_length(name: str, length: int, low: int, high: int) -> None:
+    if not low <= length <= high:
+        raise InvalidRequestError(
+            f"{name} has {length} elements; it must have {low} to {high}", param=name
+        )
 
 
 class Usage(msgspec.Struct, omit_defaults=True):

@@ -24,6 +24,9 @@ MEDIA_URL_PREFIX = "media:"
 """`media:3` as a part's URL means element 3 of the MEDIA input."""
 
 Kind = Literal["image", "video"]
+StructuredKind = Literal[
+    "json_object", "json_schema", "regex", "choice", "grammar", "structural_tag", "lark"
+]
 
 
 # ---- REQUEST: an OpenAI-style body, with base64 media moved out to MEDIA ------------------------
@@ -155,6 +158,33 @@ class PixelHandle(msgspec.Struct, frozen=True):
     row_size: int
 
 
+class StructuredSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the answer must look like; `backend.structured.grammar` says what `text` holds.
+
+    `lenient`: what cannot be enforced is left out instead of refused. `param`: the field of the
+    request that this comes from, for messages.
+    """
+
+    kind: StructuredKind
+    text: str = ""
+    lenient: bool = False
+    param: str = "structured"
+
+
+class ThinkingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The prompt has opened a thinking section; see `backend.structured.ThinkingSection`.
+
+    `max_tokens`: the budget; None means 80 % of the tokens that the request may generate.
+    `close_ids` write `</think>`, `after_ids` what stands between it and the answer. Of
+    `replaced_ids`, tokens that end an answer, one that comes too early closes the section instead.
+    """
+
+    close_ids: tuple[int, ...]
+    max_tokens: int | None = None
+    after_ids: tuple[int, ...] = ()
+    replaced_ids: tuple[int, ...] = ()
+
+
 class PostprocessSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the postprocessor must know of a request. The engine carries it unread.
 
@@ -183,6 +213,7 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     EngineOutput at the end. `acknowledged`: a postprocessor acknowledges outputs (credits).
     `received_at`: when the preprocessor got the request, CLOCK_MONOTONIC seconds (0: unknown). A
     `stop` that overtook a slow preprocessor ends requests of its id received before it, no later.
+    `response_max_tokens`: of the answer alone, after `thinking`.
     """
 
     op: Literal["generate", "stop", "stats", "error"] = "generate"
@@ -192,6 +223,9 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     acknowledged: bool = False
     received_at: float = 0.0
     sampling: SamplingParams = msgspec.field(default_factory=SamplingParams)
+    structured: StructuredSpec | None = None
+    thinking: ThinkingSpec | None = None
+    response_max_tokens: int | None = None
     media: tuple[MediaSpan, ...] = ()
     pixels: PixelHandle | None = None
     post: PostprocessSpec | None = None
