@@ -1,4 +1,4 @@
-"""EngineCore: schedule → run → commit, with no sockets and no threads.
+"""EngineCore: schedule → run → commit, with no sockets; only grammars have threads.
 
     core = EngineCore.from_settings(settings)
     core.add(request, prompt_ids, positions, pixels)
@@ -12,7 +12,7 @@ or an abort by `stop`. Whatever happens to one request, the others go on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from backend.config.model import ModelConfig
 from backend.config.serving import EngineSettings
+from backend.engine.compiling import CompilingRequests
 from backend.engine.generation import Generation
 from backend.engine.kv_sizing import size_kv_cache
 from backend.engine.request_builder import RequestBuilder
@@ -35,6 +36,7 @@ from backend.request import FinishReason
 from backend.runner import ChunkResult, MediaEncoder, ModelRunner, RunnableModel
 from backend.sampler import SampledToken
 from backend.scheduler import Chunk, Scheduler, SchedulerLimits
+from backend.structured import StructuredOutput
 from backend.wire import EngineOutput, EngineRequest
 
 log = logging.getLogger("ernie_engine")
@@ -44,6 +46,8 @@ class EngineCore:
     """Not thread-safe: one thread calls everything.
 
     `num_token_ids`: how many ids the tokenizer knows; the model's table may be longer.
+    `structured` compiles grammars and computes their masks in threads of its own; without it,
+    requests with a grammar or a thinking section are refused.
     Raises ConfigError that names the flag.
     """
 
@@ -54,6 +58,7 @@ class EngineCore:
         settings: EngineSettings,
         eos_token_ids: Collection[int],
         num_token_ids: int,
+        structured: StructuredOutput | None = None,
     ) -> None:
         sizing = size_kv_cache(settings, config)
         limits = SchedulerLimits(
@@ -73,8 +78,15 @@ class EngineCore:
             model, self._encoder, sizing.num_blocks, settings.block_size, num_token_ids
         )
         self._builder = RequestBuilder(
-            config, eos_token_ids, sizing.max_model_len, settings.block_size, settings.seed
+            config,
+            eos_token_ids,
+            sizing.max_model_len,
+            settings.block_size,
+            settings.seed,
+            structured,
         )
+        self._structured = structured
+        self._compiling = CompilingRequests()
         self._generations: dict[str, Generation] = {}
         self._pending: list[EngineOutput] = []
         self._num_pixel_bytes = 0
@@ -89,7 +101,12 @@ class EngineCore:
 
         loaded = load_model(settings)
         return cls(
-            loaded.model, loaded.config, settings, loaded.eos_token_ids, loaded.num_token_ids
+            loaded.model,
+            loaded.config,
+            settings,
+            loaded.eos_token_ids,
+            loaded.num_token_ids,
+            loaded.structured,
         )
 
     def add(
@@ -108,12 +125,15 @@ class EngineCore:
             raise InvalidRequestError(
                 f"stream_key {request.stream_key!r} is in use", param="stream_key"
             )
-        self._scheduler.check_room()
+        self._scheduler.check_room(len(self._compiling))
         self._check_pixel_room(0 if pixels is None else pixels.nbytes)
         generation = Generation(
             request, self._builder.build(request, prompt_ids, positions, pixels)
         )
-        self._scheduler.add(generation.request)
+        if request.structured is not None and self._structured is not None:
+            self._compiling.add(generation, self._structured.compile(request.structured))
+        else:
+            self._scheduler.add(generation.request)
         self._generations[request.stream_key] = generation
         self._num_pixel_bytes += generation.pixel_bytes
         self._totals["added"] += 1
@@ -147,12 +167,16 @@ class EngineCore:
         outputs, self._pending = self._pending, []
         if not self._generations:
             return outputs
+        outputs += self._schedule_compiled(may_wait=not outputs)
+        if not len(self._scheduler):
+            return outputs
         chunks = self._scheduler.schedule().chunks
         results = self._runner.run(chunks)
         for chunk, result in zip(chunks, results, strict=True):
             output = self._commit(chunk, result)
             if output is not None:
                 outputs.append(output)
+        self._start_masks(chunks)
         if any(isinstance(result, ErnieError) for result in results):
             self.check_integrity()
         return outputs
@@ -160,10 +184,11 @@ class EngineCore:
     def check_integrity(self) -> None:
         """Recount blocks, queues, streams and pixels. Raises InternalError with the numbers."""
         self._scheduler.check_integrity()
-        if len(self._scheduler) != len(self._generations):
+        num_requests = len(self._scheduler) + len(self._compiling)
+        if num_requests != len(self._generations):
             raise InternalError(
-                f"{len(self._scheduler)} requests are scheduled, {len(self._generations)} streams "
-                "are open"
+                f"{num_requests} requests are scheduled or will be, {len(self._generations)} "
+                "streams are open"
             )
         num_bytes = sum(generation.pixel_bytes for generation in self._generations.values())
         if num_bytes != self._num_pixel_bytes:
@@ -174,7 +199,7 @@ class EngineCore:
         scheduler, pool, totals = self._scheduler, self._pool, self._totals
         return {
             "running": len(scheduler.running),
-            "waiting": len(scheduler.waiting),
+            "waiting": len(scheduler.waiting) + len(self._compiling),
             "kv_blocks_total": pool.num_blocks,
             "kv_blocks_free": pool.num_unused_blocks,
             "kv_blocks_held": pool.num_held_blocks,
@@ -197,6 +222,36 @@ class EngineCore:
             "encoder_cache_hits_total": self._encoder.num_hits,
             "encoder_runs_total": self._encoder.num_encoded,
         }
+
+    def _schedule_compiled(self, may_wait: bool) -> list[EngineOutput]:
+        """Queue the requests whose grammar is ready; outputs of those whose grammar is bad."""
+        outputs = []
+        idle = may_wait and not len(self._scheduler)
+        for generation, result in self._compiling.done(may_wait=idle):
+            request, control = generation.request, generation.control
+            if isinstance(result, ErnieError):
+                outputs.append(self._fail(generation, result))
+                continue
+            if control is not None:
+                control.attach(result)
+            # The queue is sorted by arrival, and others have come while this one was compiled.
+            request.arrival = self._builder.next_arrival()
+            try:
+                self._scheduler.add(request)
+            except ErnieError as error:
+                outputs.append(self._fail(generation, error))
+            else:
+                self._compiling.remove(generation.key)
+        return outputs
+
+    def _start_masks(self, chunks: Sequence[Chunk]) -> None:
+        """Have the next masks computed while the model runs."""
+        if self._structured is None:
+            return
+        generations = (self._generations.get(chunk.request.stream_key) for chunk in chunks)
+        controls = (generation.control for generation in generations if generation is not None)
+        matchers = (control.take_maskless() for control in controls if control is not None)
+        self._structured.start_masks([matcher for matcher in matchers if matcher is not None])
 
     def _check_pixel_room(self, num_bytes: int) -> None:
         """Pixels stay in memory as long as their request (see MediaPiece), so they are bounded."""
@@ -224,7 +279,10 @@ class EngineCore:
     def _advance(self, generation: Generation, token: SampledToken) -> EngineOutput:
         """The output of a new token, which may be the last."""
         self._totals["generation_tokens"] += 1
-        reason = generation.finish_reason(token.token_id)
+        try:
+            reason = generation.advance(token.token_id)
+        except ErnieError as error:
+            return self._fail(generation, error)
         if reason is None:
             return generation.output(token)
         self._end(generation, "finished")
@@ -248,7 +306,10 @@ class EngineCore:
             log.exception("%d KV blocks that may hold NaN could not be overwritten", len(own))
 
     def _end(self, generation: Generation, how: str, *, keep_cached: bool = True) -> None:
-        self._scheduler.finish(generation.request, keep_cached=keep_cached)
+        if generation.key in self._compiling:
+            self._compiling.remove(generation.key)
+        else:
+            self._scheduler.finish(generation.request, keep_cached=keep_cached)
         del self._generations[generation.key]
         self._num_pixel_bytes -= generation.pixel_bytes
         self._totals[how] += 1

@@ -8,15 +8,22 @@ from backend.errors import ErnieError
 from backend.request import FinishReason, Usage
 from backend.sampler import SampledToken
 from backend.scheduler import Request
+from backend.structured import OutputControl
 from backend.wire import EngineOutput, EngineRequest
 
 
 @dataclass(frozen=True)
 class Generation:
-    """`wire` is what came, `request` what the scheduler makes of it."""
+    """`wire` is what came, `request` what the scheduler makes of it, `control` what its sampling
+    state obeys."""
 
     wire: EngineRequest
     request: Request
+
+    @property
+    def control(self) -> OutputControl | None:
+        control = self.request.sampling.control
+        return control if isinstance(control, OutputControl) else None
 
     @property
     def key(self) -> str:
@@ -26,12 +33,21 @@ class Generation:
     def pixel_bytes(self) -> int:
         return sum(piece.pixels.nbytes for piece in self.request.media)
 
-    def finish_reason(self, token_id: int) -> FinishReason | None:
-        """Of the newest token, which already counts. A stop token as the last allowed one is a
-        stop: the answer is complete."""
+    def advance(self, token_id: int) -> FinishReason | None:
+        """Take note of the newest token, which is in the request's output, and say whether it is
+        the last. A stop token as the last allowed one is a stop: the answer is complete.
+
+        Raises InvalidRequestError when the answer's grammar cannot be followed any further.
+        """
         if token_id in self.request.sampling.stop_ids:
             return FinishReason.STOP
-        if len(self.request.output_ids) >= self.request.max_tokens:
+        control = self.control
+        if control is not None:
+            control.commit(token_id)
+            if control.is_complete:
+                return FinishReason.STOP
+        is_full = control is not None and control.is_full
+        if is_full or len(self.request.output_ids) >= self.request.max_tokens:
             return FinishReason.LENGTH
         return None
 
@@ -46,7 +62,7 @@ class Generation:
     def last_output(self, reason: FinishReason, token: SampledToken | None = None) -> EngineOutput:
         """With the token that ended the request, if one did; a stop token is told apart."""
         output = EngineOutput(stream_key=self.key, seq=0)
-        if token is not None and reason is FinishReason.STOP:
+        if token is not None and token.token_id in self.request.sampling.stop_ids:
             output.stop_token_id = token.token_id
         elif token is not None:
             output = self.output(token)

@@ -8,6 +8,7 @@ from backend.config.model import ModelConfig, load_model_config
 from backend.config.serving import EngineSettings
 from backend.models import Model, build_model, parameter_specs
 from backend.ops import create_ops
+from backend.structured import StructuredOutput
 from backend.tokenizer import Tokenizer
 from backend.weights import load_weights
 
@@ -21,6 +22,7 @@ class LoadedModel:
     config: ModelConfig
     eos_token_ids: tuple[int, ...]
     num_token_ids: int
+    structured: StructuredOutput
 
 
 def load_model(settings: EngineSettings) -> LoadedModel:
@@ -37,9 +39,11 @@ def load_model(settings: EngineSettings) -> LoadedModel:
         parameter_specs(config),
         lambda array, spec: ops.from_numpy(array, keep_float32=spec.keep_float32),
     )
+    num_token_ids = min(tokenizer.vocab_size, config.vocab_size)
     return LoadedModel(
         model=build_model(config, ops, weights),
         config=config,
         eos_token_ids=tokenizer.eos_token_ids,
-        num_token_ids=min(tokenizer.vocab_size, config.vocab_size),
+        num_token_ids=num_token_ids,
+        structured=StructuredOutput(tokenizer, num_token_ids),
     )

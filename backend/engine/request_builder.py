@@ -17,11 +17,19 @@ from backend.media.positions import rotary_positions
 from backend.request import SamplingParams
 from backend.sampler import SamplingState, derived_key, seed_key
 from backend.scheduler import Request
+from backend.structured import OutputControl, StructuredOutput, ThinkingSection
 from backend.wire import EngineRequest, MediaSpan
+
+REASONING_SHARE = 0.8
+"""Of max_tokens, for thinking without a budget of its own: FastDeploy's default for VL models. It
+leaves room for an answer."""
 
 
 class RequestBuilder:
-    """Knows the model's limits, numbers requests by arrival, and gives each its random stream."""
+    """Knows the model's limits, numbers requests by arrival, and gives each its random stream.
+
+    `structured` is needed for requests with a grammar or a thinking section only.
+    """
 
     def __init__(
         self,
@@ -30,12 +38,14 @@ class RequestBuilder:
         max_model_len: int,
         block_size: int,
         seed: int,
+        structured: StructuredOutput | None = None,
     ) -> None:
         self._config = config
         self._eos_token_ids = tuple(sorted(eos_token_ids))
         self._max_model_len = max_model_len
         self._block_size = block_size
         self._seed = seed
+        self._structured = structured
         self._arrivals = itertools.count()
 
     def build(
@@ -59,10 +69,11 @@ class RequestBuilder:
         ids = self._prompt(prompt_ids)
         max_tokens = self._max_tokens(len(ids), request.sampling)
         stop_ids = self._stop_ids(request.sampling)
+        self._check_ids(request.sampling)
         media = make_pieces(request.media, ids, pixels, self._config)
         return Request(
             stream_key=request.stream_key,
-            arrival=next(self._arrivals),
+            arrival=self.next_arrival(),
             prompt_ids=ids,
             positions=self._positions(positions, len(ids), request.media),
             is_vision=self._vision_mask(ids),
@@ -73,10 +84,15 @@ class RequestBuilder:
                 prompt_ids=ids,
                 output_ids=[],
                 stop_ids=stop_ids,
+                control=self._control(request, stop_ids, max_tokens),
             ),
             max_tokens=max_tokens,
             block_size=self._block_size,
         )
+
+    def next_arrival(self) -> int:
+        """Larger than that of every request built before."""
+        return next(self._arrivals)
 
     def _prompt(self, prompt_ids: NDArray[Any]) -> NDArray[np.int32]:
         if prompt_ids.ndim != 1 or not prompt_ids.size:
@@ -114,6 +130,51 @@ class RequestBuilder:
                     param="stop_token_ids",
                 )
         return params.stop_token_ids + (() if params.ignore_eos else self._eos_token_ids)
+
+    def _check_ids(self, params: SamplingParams) -> None:
+        vocab_size = self._config.vocab_size
+        named = {
+            "logit_bias": [token_id for token_id, _ in params.logit_bias],
+            "bad_words": [token_id for word in params.bad_words for token_id in word],
+        }
+        for name, ids in named.items():
+            wrong = [token_id for token_id in ids if not 0 <= token_id < vocab_size]
+            if wrong:
+                raise InvalidRequestError(
+                    f"{name} has token id {wrong[0]}; ids are 0 to {vocab_size - 1}", param=name
+                )
+
+    def _control(
+        self, request: EngineRequest, stop_ids: tuple[int, ...], max_tokens: int
+    ) -> OutputControl | None:
+        spec = request.thinking
+        limit = request.response_max_tokens
+        if limit is not None and limit < 1:
+            raise InvalidRequestError(
+                f"response_max_tokens is {limit}; it must be at least 1",
+                param="response_max_tokens",
+            )
+        if spec is None and request.structured is None and limit is None:
+            return None
+        thinking = None
+        if spec is not None or request.structured is not None:
+            if self._structured is None:
+                raise InvalidRequestError(
+                    "this engine runs without a tokenizer: it knows neither grammars nor thinking "
+                    "sections",
+                    param="structured",
+                )
+        if spec is not None and self._structured is not None:
+            budget = spec.max_tokens
+            if budget is None:
+                budget = max(1, int(REASONING_SHARE * max_tokens))
+            thinking = ThinkingSection(
+                spec,
+                budget,
+                self._structured.vocabulary.id_to_bytes,
+                is_constrained=request.structured is not None,
+            )
+        return OutputControl(thinking, stop_ids, self._eos_token_ids, limit)
 
     def _positions(
         self, positions: NDArray[Any] | None, num_tokens: int, spans: tuple[MediaSpan, ...]

@@ -1,6 +1,7 @@
 """Logits → token ids, one request at a time, on the host (NumPy, float64 probabilities).
 
-    penalties → min_tokens mask → [greedy: argmax]
+    forced token, or:
+    penalties → biases, bad words, min_tokens → grammar → [greedy: argmax]
                                 → temperature → min_p → top_k → top_p → draw with (key, position)
 
 What a request gets depends on its own logits, settings and key only, never on its batch.

@@ -77,11 +77,12 @@ class Scheduler:
     def __len__(self) -> int:
         return len(self.waiting) + len(self.running)
 
-    def check_room(self) -> None:
-        """Raises OverloadedError, with a time to come back, when the queue is full."""
+    def check_room(self, num_coming: int = 0) -> None:
+        """Raises OverloadedError, with a time to come back, when the queue is full, or will be with
+        the `num_coming` requests that were promised a place."""
         limits = self.limits
         is_bounded = limits.max_num_waiting >= 0
-        if is_bounded and len(self) >= limits.max_num_seqs + limits.max_num_waiting:
+        if is_bounded and len(self) + num_coming >= limits.max_num_seqs + limits.max_num_waiting:
             raise OverloadedError(
                 f"{len(self.running)} requests run and {len(self.waiting)} wait; at most "
                 f"{limits.max_num_waiting} may wait",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 from collections import OrderedDict
@@ -18,8 +17,6 @@ from backend.structured.limits import COMPILE_TIMEOUT_S, invalid, parser_limits
 from backend.structured.matcher import Matcher
 from backend.structured.vocabulary import Vocabulary, make_ll_tokenizer
 from backend.wire import StructuredSpec
-
-log = logging.getLogger(__name__)
 
 MAX_CACHED: Final = 128
 MAX_CACHED_BYTES: Final = 4 * 2**20
@@ -118,6 +115,6 @@ def _compute_masks(matchers: Sequence[Matcher]) -> None:
 
 
 def _reason(error: str) -> str:
-    """The first line of the library's message, without the place in the text made of the request."""
+    """The first line of the library's message, without the place in a text nobody has seen."""
     line = _PLACE.sub("", (error.strip() or "unknown").splitlines()[0])
     return line[:_MAX_REASON].rstrip(": ")
