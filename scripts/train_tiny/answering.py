@@ -81,7 +81,7 @@ class TorchAnswerer:
         pool = Pool(
             len(patches) + 1, len(examples), self._device, self._vision_ids, rectangles=True
         )
-        pool.add(chunk, torch.from_numpy(patches))
+        pool.add(chunk, patches)
         step = pool.step(np.arange(len(examples))).to(self._device)
         rows = self._forward.embed(step, pool.patches)
         return self._padded(step, rows, np.array([len(e.token_ids) for e in examples]))

@@ -8,14 +8,14 @@ import queue
 import shutil
 import tempfile
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from .forward import Step
-from .mixture import SHARES
 from .pool import Limits, Pool
 from .worker import work
 
@@ -47,7 +47,7 @@ class Feed:
         self._spool = Path(tempfile.mkdtemp(prefix="train-tiny-", dir=_fast_folder()))
         context = multiprocessing.get_context("spawn")
         self._made: Any = context.Queue(num_workers * _QUEUE_PER_WORKER)
-        plan = (seed, first_chunk, num_workers, thinking, shares or SHARES)
+        plan = (seed, first_chunk, num_workers, thinking, shares)
         self._workers = [
             context.Process(
                 target=work, args=(folder, self._spool, self._made, rank, plan), daemon=True
@@ -56,7 +56,10 @@ class Feed:
         ]
         self._batches: queue.Queue[Step | BaseException] = queue.Queue(3)
         self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(loop,), daemon=True)
+            for loop in (self._take_chunks, self._draw_batches)
+        ]
         self.num_waits = 0
 
     def start_workers(self) -> None:
@@ -65,7 +68,8 @@ class Feed:
 
     def start(self) -> None:
         """Begin to move examples to the device: nothing else may prepare it any more."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def next(self) -> Step:
         """A batch in host memory. Raises what broke the feed."""
@@ -77,11 +81,12 @@ class Feed:
         return batch
 
     def close(self) -> None:
-        # The thread ends before the workers do: it would wait for ever for the rest of a message
+        # The threads end before the workers do: one would wait for ever for the rest of a message
         # that a killed worker has begun.
         self._closing.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join()
         for worker in self._workers:
             worker.terminate()
         for worker in self._workers:
@@ -89,28 +94,30 @@ class Feed:
         self._made.cancel_join_thread()
         shutil.rmtree(self._spool, ignore_errors=True)
 
-    def _run(self) -> None:
+    def _guarded(self, loop: Callable[[], None]) -> None:
         try:
-            while not self._closing.is_set():
-                self._take(wait=self._pool.num_examples < self._warm_up)
-                if self._pool.num_examples >= self._warm_up:
-                    self._put(self._pool.draw(self._random, self._limits))
+            loop()
         except BaseException as error:  # handed to the trainer, which stops
             self._put(error)
 
-    def _take(self, wait: bool) -> None:
-        """Move what is ready into the pool, at most a few chunks at a time."""
-        for _ in range(4):
+    def _take_chunks(self) -> None:
+        """Move what the workers made into the pool."""
+        while not self._closing.is_set():
             try:
-                chunk, path = self._made.get(timeout=1.0 if wait else 0.001)
+                chunk, path = self._made.get(timeout=0.5)
             except queue.Empty:
                 self._check_workers()
-                return
+                continue
             if isinstance(chunk, str):
                 raise RuntimeError(f"a worker failed: {chunk}")
-            patches = torch.from_numpy(np.fromfile(path, np.uint8).reshape(-1, 588))
+            self._pool.add(chunk, path)
             os.unlink(path)
-            self._pool.add(chunk, patches)
+
+    def _draw_batches(self) -> None:
+        while self._pool.num_examples < self._warm_up and not self._closing.is_set():
+            time.sleep(0.05)
+        while not self._closing.is_set():
+            self._put(self._pool.draw(self._random, self._limits))
 
     def _check_workers(self) -> None:
         dead = [worker for worker in self._workers if not worker.is_alive()]

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_SPOTS = 3 * 7 * 7
 IMAGE_MEAN = (0.48145466, 0.4578275, 0.40821073)
 IMAGE_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -80,6 +81,18 @@ class Step:
             moved[item.name] = value
         return Step(**moved)
 
+    def pinned(self) -> Step:
+        """In page-locked memory, from which copies to a GPU run beside other work."""
+        moved: dict[str, Any] = {}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Ragged):
+                value = Ragged(value.starts.pin_memory(), value.longest, value.rectangles)
+            else:
+                value = value.pin_memory()
+            moved[item.name] = value
+        return Step(**moved)
+
     def overwrite(self, other: Step) -> None:
         """Copy a batch of the same sizes into this one's memory."""
         for (_, mine), (_, theirs) in zip(self.tensors(), other.tensors(), strict=True):
@@ -107,14 +120,21 @@ class TrainingForward(nn.Module):
         shift = torch.tensor(IMAGE_MEAN).repeat_interleave(196) * 255
         self.register_buffer("_pixel_scale", 1 / scale, persistent=False)
         self.register_buffer("_pixel_shift", shift, persistent=False)
+        # Two slots of four patches, each patch in 7 × 7 spots of 3 colours.
+        self.painter = nn.Linear(text.hidden_size, 2 * 4 * _SPOTS)
 
-    def forward(self, step: Step, pool: Tensor) -> tuple[Tensor, Tensor]:
-        """(loss per answer token [R] float32, is it the top guess [R] bool); padding counts 0."""
-        hidden = self.decode(self.embed(step, pool), step)
-        hidden = hidden.index_select(0, step.answer_rows)
+    def forward(self, step: Step, pool: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(loss per answer token [R] float32, is it the top guess [R] bool, repainting loss []).
+
+        Padding counts 0. The repainting loss asks a linear layer, thrown away after training, to
+        tell a media token's pixels. Without it the first steps, in which nothing can be read from
+        the pictures yet, teach the model to shut them out, and it never recovers.
+        """
+        hidden, repainting = self._embed_and_repaint(step, pool)
+        hidden = self.decode(hidden, step).index_select(0, step.answer_rows)
         logits = F.linear(hidden, self.model.lm_head.weight).float()
         losses = F.cross_entropy(logits, step.labels, reduction="none", ignore_index=-1)
-        return losses, logits.detach().argmax(dim=-1) == step.labels
+        return losses, logits.detach().argmax(dim=-1) == step.labels, repainting
 
     def embed(self, step: Step, pool: Tensor) -> Tensor:
         """Token embeddings [T, H] with media put in; `pool` holds patches uint8 [·, 588]."""
@@ -122,15 +142,34 @@ class TrainingForward(nn.Module):
         hidden = table.index_select(0, step.token_ids)
         if not len(step.media_rows):
             return hidden
-        media = self.encode(step, pool)
+        media = self.encode(step, self._pixels(step, pool))
         return hidden.index_copy(0, step.media_rows, media.to(hidden.dtype))
 
-    def encode(self, step: Step, pool: Tensor) -> Tensor:
-        """Media tokens [M, H] of the patches."""
+    def _embed_and_repaint(self, step: Step, pool: Tensor) -> tuple[Tensor, Tensor]:
+        table = self.model.model.language_model.embed_tokens.weight
+        hidden = table.index_select(0, step.token_ids)
+        if not len(step.media_rows):
+            return hidden, hidden.new_zeros(())
+        pixels = self._pixels(step, pool)
+        media = self.encode(step, pixels)
+        spots = F.avg_pool2d(pixels.view(-1, 3, 14, 14), 2).reshape(-1, 4 * _SPOTS)
+        slots = (step.first_slots, step.second_slots)
+        wanted = torch.cat([spots.index_select(0, slot) for slot in slots], dim=-1)
+        is_token = (step.media_rows != len(hidden) - 1).float()
+        error = (self.painter(media).float() - wanted).square().mean(dim=-1)
+        repainting = (error * is_token).sum() / is_token.sum().clamp(min=1)
+        return hidden.index_copy(0, step.media_rows, media.to(hidden.dtype)), repainting
+
+    def _pixels(self, step: Step, pool: Tensor) -> Tensor:
+        """Normalised patches, float32 [N, 588]."""
+        pixels = pool.index_select(0, step.patch_rows).float()
+        return (pixels - self._pixel_shift) * self._pixel_scale
+
+    def encode(self, step: Step, pixels: Tensor) -> Tensor:
+        """Media tokens [M, H] of normalised patches [N, 588]."""
         core = self.model.model
         tower, resampler = core.vision_tower, core.resampler_model
-        pixels = pool.index_select(0, step.patch_rows).float()
-        hidden = tower.patch_embed.proj((pixels - self._pixel_shift) * self._pixel_scale)
+        hidden = tower.patch_embed.proj(pixels)
         cos, sin = tower.rotary_pos_emb(hidden, step.patch_positions)
         cos, sin = cos[:, None, :], sin[:, None, :]
         for block in tower.blocks:

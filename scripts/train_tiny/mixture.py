@@ -24,17 +24,30 @@ TASKS: dict[str, Maker] = {
     "completion": chat.completion,
     "zoom": chat.zoom,
     "unknown": unknown.make,
+    "first_look": pictures.first_look,
+    "first_digits": reading.first_look,
 }
 SHARES: dict[str, float] = {
     "pictures": 0.28,
-    "reading": 0.18,
+    "reading": 0.20,
     "comparing": 0.11,
-    "films": 0.14,
-    "tools": 0.22,
-    "chat": 0.035,
+    "films": 0.15,
+    "tools": 0.20,
+    "chat": 0.03,
     "completion": 0.01,
     "zoom": 0.005,
-    "unknown": 0.02,
+    "unknown": 0.015,
+}
+# The first examples are mostly easy pictures: once colours are told from pictures, the rest follows.
+FIRST_EXAMPLES = 60_000
+FIRST_SHARES = {
+    "first_look": 0.6,
+    "first_digits": 0.1,
+    "pictures": 0.12,
+    "reading": 0.05,
+    "films": 0.03,
+    "tools": 0.08,
+    "chat": 0.02,
 }
 _SYSTEM_TEXTS = {
     "en": (
@@ -60,7 +73,8 @@ def training_sample(
 ) -> Sample:
     """Sample `index` of the endless training stream of `seed`; always the same one."""
     random = random_of(seed, index, held_out=False)
-    shares = shares or SHARES
+    if shares is None:
+        shares = FIRST_SHARES if index < FIRST_EXAMPLES else SHARES
     weights = np.array(list(shares.values()))
     task = list(shares)[int(random.choice(len(weights), p=weights / weights.sum()))]
     return make_sample(task, random, held_out=False, thinking=bool(random.random() < thinking))

@@ -82,6 +82,8 @@ class Pool:
         self.patches = torch.zeros((num_patches, 588), dtype=torch.uint8, device=device)
         self._vision_ids = np.array(vision_ids, np.int32)
         self._rectangles = rectangles
+        self._stream = torch.cuda.Stream() if device.type == "cuda" else None
+        self._pins = device.type == "cuda"
         self._tokens = _Growing(num_examples * 220, np.int16)
         self._positions = _Growing(num_examples * 220, np.int16, 3)
         self._starts = _Growing(num_examples, np.int64)
@@ -109,15 +111,17 @@ class Pool:
     def num_held(self) -> int:
         return self.num_examples - self._first
 
-    def add(self, chunk: Chunk, patches: torch.Tensor) -> None:
-        """Copy `patches` (uint8 [P, 588], the chunk's) to the device and remember the rest."""
+    def add(self, chunk: Chunk, patches: NDArray[np.uint8] | str) -> None:
+        """Copy `patches` (uint8 [P, 588] or a file of them) to the device, remember the rest."""
+        if isinstance(patches, str):
+            patches = np.fromfile(patches, np.uint8).reshape(-1, 588)
         count = len(patches)
         if self._next_patch + count > len(self.patches):
             self._written += len(self.patches) - self._next_patch
             self._next_patch = 0
         counts = chunk.grids.prod(axis=1).astype(np.int64)
         self._item_patches.extend(self._next_patch + _starts(counts))
-        self.patches[self._next_patch : self._next_patch + count].copy_(patches)
+        self._upload(patches, self._next_patch)
         self._next_patch += count
         self._chunks.append((self._written, self.num_examples))
         self._written += count
@@ -137,6 +141,16 @@ class Pool:
         while self._chunks[0][0] < oldest and len(self._chunks) > 1:
             self._chunks.pop(0)
             self._first = self._chunks[0][1]
+
+    def _upload(self, patches: NDArray[np.uint8], row: int) -> None:
+        """On a stream of its own, so that it does not wait for the training step in progress."""
+        target = self.patches[row : row + len(patches)]
+        if self._stream is None:
+            target.copy_(torch.from_numpy(patches))
+            return
+        with torch.cuda.stream(self._stream):
+            target.copy_(torch.from_numpy(patches).pin_memory(), non_blocking=True)
+        self._stream.synchronize()
 
     def _sizes_of(self, chunk: Chunk) -> Index:
         """Tokens, text tokens, vision tokens, patches, answers, frames [6, n] of each example."""
@@ -182,11 +196,12 @@ class Pool:
             name: _tensor(_filled(values, limits, size, last if fill == -1 else fill))
             for name, (values, size, fill) in (rows | media).items()
         }
-        return Step(
+        step = Step(
             sequences=self._ragged(lengths, LONGEST_SEQUENCE, limits, "tokens", "sequences"),
             frames=self._ragged(frame_lengths, LONGEST_FRAME, limits, "patches", "frames"),
             **filled,
         )
+        return step.pinned() if self._pins else step
 
     def _media(self, picked: Index, firsts: Index) -> tuple[dict[str, Any], Index]:
         """Arrays with what they count and their filling; and the patches of each frame."""

@@ -49,3 +49,7 @@ class Schedule:
     def balance_rate(self) -> float:
         """Step of the correction biases: constant, then down to nothing over the last quarter."""
         return 1e-3 * min(1.0, 4 * (1 - self.progress))
+
+    def repainting_weight(self) -> float:
+        """1 at first, nothing from a third of the run on."""
+        return max(0.0, 1 - 3 * self.progress)

@@ -21,6 +21,8 @@ from .worker import GROUP_NAMES
 LOG_EVERY = 50
 WEIGHT_DECAY = 0.03
 MAX_GRADIENT_NORM = 1.0
+# The vision tower and the resampler learn at a share of the peak learning rate.
+VISION_RATE = 0.5
 
 
 def initialise(model: Any, seed: int) -> None:
@@ -32,15 +34,17 @@ def initialise(model: Any, seed: int) -> None:
             if parameter.ndim < 2 or name.endswith("e_score_correction_bias"):
                 continue
             if "embed_tokens" in name:
-                deviation = 0.06
+                deviation = 0.1
             else:
                 deviation = 0.8 / math.sqrt(parameter.shape[-1])
                 if name.endswith(("o_proj.weight", "down_proj.weight", "down_proj")):
                     deviation /= math.sqrt(depth)
             drawn = torch.randn(parameter.shape, generator=generator)
             parameter.copy_(drawn * deviation)
-        # Media tokens enter the stream as loud as text tokens do.
-        model.model.resampler_model.after_norm.weight.fill_(0.06)
+        # Media tokens enter the stream somewhat louder than text tokens do, and stay so: it must
+        # not be the easiest way to a lower loss to turn them down.
+        loudness = model.model.resampler_model.after_norm.weight
+        loudness.fill_(0.2).requires_grad_(False)
         model.tie_weights()
 
 
@@ -59,7 +63,10 @@ class Trainer:
         self.forward = TrainingForward(model, ragged_kernel=self._on_gpu).to(device).train()
         self._rate = torch.zeros((), device=device)
         self._balance_rate = torch.zeros((), device=device)
-        self._optimizer = _optimizer(model, self._rate)
+        self._vision_rate = torch.zeros((), device=device)
+        self._repainting_weight = torch.zeros((), device=device)
+        self._repainting = torch.zeros((), device=device)
+        self._optimizer = _optimizer(self.forward, self._rate, self._vision_rate)
         self._biases = [
             (layer.mlp.text_moe.gate.moe_statics, layer.mlp.vision_moe.gate.moe_statics)
             for index, layer in enumerate(model.model.language_model.layers)
@@ -103,6 +110,8 @@ class Trainer:
 
     def _train(self, step: Step, pool: Pool) -> None:
         self._rate.fill_(self.schedule.learning_rate())
+        self._vision_rate.fill_(self.schedule.learning_rate() * VISION_RATE)
+        self._repainting_weight.fill_(self.schedule.repainting_weight())
         self._balance_rate.fill_(self.schedule.balance_rate())
         if self._graph is None or self._static is None:
             self._compute(step.to(self.device), pool)
@@ -116,10 +125,12 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         device = self.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self._on_gpu, cache_enabled=False):
-            losses, right = self.forward(step, pool.patches)
+            losses, right, repainting = self.forward(step, pool.patches)
         learnt = (step.labels >= 0).float()
-        (losses.sum() / learnt.sum().clamp(min=1)).backward()
-        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        answers = losses.sum() / learnt.sum().clamp(min=1)
+        (answers + self._repainting_weight * repainting).backward()
+        self._repainting.add_(repainting.detach())
+        parameters = [p for p in self.forward.parameters() if p.grad is not None]
         nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM, foreach=True)
         self._optimizer.step()
         self._balance()
@@ -152,6 +163,7 @@ class Trainer:
             "learning_rate": self.schedule.learning_rate(),
             "loss": sum(loss) / max(1.0, sum(count)),
             "accuracy": sum(right) / max(1.0, sum(count)),
+            "repainting": float(self._repainting) / LOG_EVERY,
             "largest_bias": max(
                 float(statics.e_score_correction_bias.abs().max())
                 for pair in self._biases
@@ -162,6 +174,7 @@ class Trainer:
             "examples_made": pool.num_examples,
             "feed_waits": feed.num_waits,
         }
+        self._repainting.zero_()
         self.log.append(entry)
         if self.schedule.step % (LOG_EVERY * 10) == 0 or self.schedule.step <= LOG_EVERY * 4:
             parts = " ".join(f"{name} {value['accuracy']:.3f}" for name, value in groups.items())
@@ -169,14 +182,14 @@ class Trainer:
                 f"step {entry['step']} {entry['seconds']:.0f}s loss {entry['loss']:.4f} "
                 f"{step_rate:.1f} steps/s {sum(count) * step_rate / LOG_EVERY / 1e3:.0f}k answers/s "
                 f"made {pool.num_examples} held {pool.num_held} waits {feed.num_waits} "
-                f"bias {entry['largest_bias']:.2f} | {parts}",
+                f"bias {entry['largest_bias']:.2f} repaint {entry['repainting']:.3f} | {parts}",
                 flush=True,
             )
 
     def save_state(self, path: Path) -> None:
         """All that `load_state` needs to go on."""
         state = {
-            "model": self.model.state_dict(),
+            "model": self.forward.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "spent_s": self.schedule.spent_s,
             "step": self.schedule.step,
@@ -187,10 +200,11 @@ class Trainer:
 
     def load_state(self, path: Path) -> None:
         state = torch.load(path, map_location=self.device, weights_only=True)
-        self.model.load_state_dict(state["model"])
+        rates = [group["lr"] for group in self._optimizer.param_groups]
+        self.forward.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._rate
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
         self.schedule.spent_s, self.schedule.step = state["spent_s"], state["step"]
         self.log = state["log"]
 
@@ -198,13 +212,24 @@ class Trainer:
         path.write_text(json.dumps(self.log, indent=1) + "\n", encoding="utf-8")
 
 
-def _optimizer(model: Any, rate: Tensor) -> torch.optim.AdamW:
-    """`rate` is the learning rate, a tensor on the model's device that may be changed in place."""
-    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": WEIGHT_DECAY},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
+def _optimizer(forward: TrainingForward, rate: Tensor, vision_rate: Tensor) -> torch.optim.AdamW:
+    """The rates are tensors on the model's device that are changed in place."""
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in forward.named_parameters():
+        if parameter.requires_grad:
+            is_vision = "vision_tower" in name or "resampler_model" in name
+            groups.setdefault((is_vision, parameter.ndim >= 2), []).append(parameter)
     on_gpu = rate.device.type == "cuda"
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.98), fused=on_gpu, capturable=on_gpu)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": vision_rate if is_vision else rate,
+                "weight_decay": WEIGHT_DECAY if is_matrix else 0.0,
+            }
+            for (is_vision, is_matrix), parameters in groups.items()
+        ],
+        betas=(0.9, 0.98),
+        fused=on_gpu,
+        capturable=on_gpu,
+    )

@@ -44,7 +44,7 @@ def work(folder: Path, spool: Path, made: Any, rank: int, plan: tuple[Any, ...])
 
 
 def make_chunk(
-    prompter: Prompter, seed: int, number: int, thinking: float, shares: dict[str, float]
+    prompter: Prompter, seed: int, number: int, thinking: float, shares: dict[str, float] | None
 ) -> tuple[Chunk, np.ndarray]:
     """Examples number·CHUNK_SIZE … of the training stream; the chunk's patches beside it."""
     indices = range(number * CHUNK_SIZE, (number + 1) * CHUNK_SIZE)

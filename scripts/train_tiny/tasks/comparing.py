@@ -91,7 +91,7 @@ def _difference(random: Random, language: str, held_out: bool) -> Dialogue:
     old = scene.items[index]
     colour = int(random.integers(len(COLOURS) - 1))
     new = Item(colour + (colour >= old.colour), old.shape, old.place)
-    changed = Scene(scene.items[:index] + (new,) + scene.items[index + 1 :])
+    changed = Scene((*scene.items[:index], new, *scene.items[index + 1 :]))
     shape = SHAPES[old.shape].name(language)
     before, after = COLOURS[old.colour].name(language), COLOURS[new.colour].name(language)
     if language == "zh":

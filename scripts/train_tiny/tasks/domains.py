@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..scene import Random
-from ..values import city, code, coin, person, phrase
+from ..values import city, code, coin, identifier, person, phrase
 from .pictures import pick
 
 
@@ -16,7 +16,7 @@ class Request:
     """One use of one function: how it is declared, asked for, called, and what it returns.
 
     `properties` are JSON-schema properties of all its parameters; `answer` is what to tell the
-    user once `result` is known.
+    user once `result` is known. `topic` tells requests for different purposes apart.
     """
 
     name: str
@@ -26,6 +26,7 @@ class Request:
     question: str
     result: dict[str, Any]
     answer: str
+    topic: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +57,26 @@ class Domain:
     fill: Callable[[Random, str], Filled]
 
     def request(self, random: Random, language: str, held_out: bool) -> Request:
+        """Half of the training's names are made up, so that none can be learnt by heart."""
         filled = self.fill(random, language)
-        used = {role: _name(random, self.roles[role].names, 1, held_out) for role in self.roles}
+        names: dict[str, str] = {}
+        for role in filled.values:
+            while True:
+                name = _name(random, self.roles[role].names, 1, held_out)
+                if name not in names.values():
+                    break
+            names[role] = name
         name = _name(random, self.names, 2, held_out)
-        described = random.random() < 0.7
-        properties = {
-            used[role]: self._property(random, role) for role in self.roles if role in filled.values
-        }
-        arguments = {used[role]: value for role, value in filled.values.items()}
+        described = name not in self.names or random.random() < 0.7
         return Request(
             name,
             self.description if described else "",
-            properties,
-            arguments,
+            {name: self._property(random, role) for role, name in names.items()},
+            {names[role]: value for role, value in filled.values.items()},
             filled.question,
             filled.result,
             filled.answer,
+            topic=self.description,
         )
 
     def _property(self, random: Random, role: str) -> dict[str, Any]:
@@ -82,7 +87,9 @@ class Domain:
 
 
 def _name(random: Random, names: tuple[str, ...], reserved: int, held_out: bool) -> str:
-    return pick(random, names[-reserved:] if held_out else names[:-reserved])
+    if held_out:
+        return pick(random, names[-reserved:])
+    return identifier(random) if random.random() < 0.5 else pick(random, names[:-reserved])
 
 
 def _text(description: str) -> dict[str, Any]:

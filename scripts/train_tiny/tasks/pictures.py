@@ -39,6 +39,17 @@ def make(random: Random, language: str, held_out: bool) -> Sample:
     )
 
 
+def first_look(random: Random, language: str, held_out: bool) -> Sample:
+    """One or two objects and a plain question: what the first steps of training see most."""
+    name, dialogue, distinct = _KINDS[(0, 1, 2, 6)[int(random.integers(4))]]
+    scene = draw_items(random, 1 + int(random.random() < 0.3), held_out, distinct)
+    question, answer = dialogue(random, language, scene)
+    picture = paint_scene(random, scene)
+    return Sample(
+        f"picture_{name}", language, (user(question, picture),), answer, answer, (picture,)
+    )
+
+
 def shows(scene: Scene, language: str) -> str:
     """`The picture shows a red circle at the top left. ` with what separates it from more text."""
     if language == "zh":

@@ -16,6 +16,18 @@ def make(random: Random, language: str, held_out: bool) -> Sample:
     return _word(random, language, held_out)
 
 
+def first_look(random: Random, language: str, held_out: bool) -> Sample:
+    """A single digit, printed large or small."""
+    digit = str(int(random.integers(10)))
+    picture = paint_text(random, digit, held_out)
+    question, answer = (
+        ("图中写的数字是多少？", f"数字是{digit}。")
+        if language == "zh"
+        else ("Read the number.", f"The number is {digit}.")
+    )
+    return Sample("read_number", language, (user(question, picture),), answer, answer, (picture,))
+
+
 def _number(random: Random, language: str, held_out: bool) -> Sample:
     text = number_text(random, held_out)
     picture = paint_text(random, text, held_out)

@@ -35,14 +35,20 @@ def make(random: Random, language: str, held_out: bool) -> Sample:
     if kind < 0.12:
         return _unneeded(random, language, held_out)
     task = _task(random, language, held_out)
-    tools = [task.tool, *(_task(random, language, held_out).tool for _ in range(_others(random)))]
-    names = {tool["function"]["name"] for tool in tools}
-    if len(names) < len(tools):
-        tools = tools[:1]
+    tools = [task.tool]
+    for _ in range(_others(random)):
+        other = _task(random, language, held_out)
+        # Two tools for one purpose, or of one name, would leave open which is right.
+        if other.request.topic != task.request.topic and other.request.name not in names_of(tools):
+            tools.append(other.tool)
     random.shuffle(tools)
     if kind < 0.68:
         return _call(random, language, task.request, tools)
     return _result(random, language, task.request, tools)
+
+
+def names_of(tools: list[dict[str, Any]]) -> set[str]:
+    return {tool["function"]["name"] for tool in tools}
 
 
 def _others(random: Random) -> int:
@@ -169,9 +175,8 @@ def _invented(random: Random, language: str) -> Request:
         if language == "zh"
         else f"The result is {', '.join(values)}."
     )
-    return Request(
-        name, description if described else "", properties, arguments, question, result, answer
-    )
+    shown = description if described else ""
+    return Request(name, shown, properties, arguments, question, result, answer, description)
 
 
 def _schema(random: Random, request: Request) -> dict[str, Any]:
