@@ -49,7 +49,7 @@ class Browser:
         self._driver = subprocess.Popen(
             ["chromedriver", "--port=0"],
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.DEVNULL,  # Chromium's, too: a full pipe would stop it
             text=True,
         )
         self._session = ""

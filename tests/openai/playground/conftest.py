@@ -1,4 +1,4 @@
-"""One browser and one scripted server for all tests of the playground."""
+"""One browser for all tests of the playground, one scripted server for those of a file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
         yield browser
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # a thread should not outlive these tests
 def server(browser: Browser) -> Iterator[ScriptedServer]:
     with ScriptedServer(model_name="ernie-4.5-vl-tiny") as server:
         yield server

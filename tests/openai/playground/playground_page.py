@@ -158,7 +158,7 @@ class PlaygroundPage:
         return self.browser.screenshot(file)
 
 
-def picture(colour: str = "red") -> bytes:
+def picture(colour: str | tuple[int, int, int] = "red") -> bytes:
     """A PNG: a disc a little left of the middle of a light square, 196 x 196 pixels."""
     image = Image.new("RGB", (196, 196), "#f4f4f4")
     ImageDraw.Draw(image).ellipse((40, 50, 140, 150), fill=colour)
