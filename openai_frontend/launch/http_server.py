@@ -71,10 +71,6 @@ class BoundedH11Protocol(H11Protocol):
         self._stop_expecting()
         super().connection_lost(exc)
 
-    def on_response_complete(self) -> None:
-        self._stop_expecting()  # idle from here on: the keep-alive limit holds
-        super().on_response_complete()
-
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, ErrorInfo(400, "invalid_request_error", "invalid_http", msg))
 

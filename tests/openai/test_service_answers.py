@@ -184,13 +184,13 @@ def test_a_clients_mistake_is_400_and_leaks_nothing(service, body, code, stream)
 
 
 def test_the_official_client_streams_and_lists_models(service):
-    client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="null")
-    stream = client.chat.completions.create(
-        model="null", messages=[USER], stream=True, max_tokens=6, temperature=0
-    )
-    texts = [chunk.choices[0].delta.content for chunk in stream if chunk.choices[0].delta]
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="null") as client:
+        stream = client.chat.completions.create(
+            model="null", messages=[USER], stream=True, max_tokens=6, temperature=0
+        )
+        texts = [chunk.choices[0].delta.content for chunk in stream if chunk.choices[0].delta]
+        (model,) = client.models.list().data
     assert None not in texts
-    (model,) = client.models.list().data
     assert model.id == "tiny"
     assert model.max_model_len > 0
 
