@@ -84,6 +84,30 @@ class Tool(msgspec.Struct, omit_defaults=True):
     type: str = "function"
 
 
+class NamedFunction(msgspec.Struct, omit_defaults=True):
+    name: str
+
+
+class NamedToolChoice(msgspec.Struct, omit_defaults=True):
+    function: NamedFunction
+    type: str = "function"
+
+
+class JsonSchemaFormat(msgspec.Struct, omit_defaults=True):
+    name: str = ""
+    schema: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, omit_defaults=True):
+    """`type`: text, json_object, json_schema (with `json_schema`), structural_tag (the rest)."""
+
+    type: str = "text"
+    json_schema: JsonSchemaFormat | None = None
+    structures: list[Any] | None = None
+    triggers: list[Any] | None = None
+
+
 class StreamOptions(msgspec.Struct, omit_defaults=True):
     include_usage: bool = True
     continuous_usage_stats: bool = False
@@ -94,12 +118,20 @@ class GenerateRequest(msgspec.Struct, omit_defaults=True):
 
     `single_response`: without `stream`, answer with exactly one Triton response, as HTTP /generate
     needs. False allows empty ones before it, so that a stop string can end the generation early.
+    `prompt_token_ids` are used instead of what `messages` would be rendered to, or of `prompt`.
+    At most one of `response_format` (other than text), `guided_*` and `structural_tag` is given.
     """
 
     messages: list[Message] | None = None
     prompt: str | list[int] | None = None
     model: str = "default"
     tools: list[Tool] | None = None
+    tool_choice: str | NamedToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    prompt_token_ids: list[int] | None = None
+    continue_final_message: bool = False
+    add_generation_prompt: bool = True
+    truncate_prompt_tokens: int | None = None
     stream: bool = False
     single_response: bool = True
     stream_options: StreamOptions | None = None
@@ -114,6 +146,18 @@ class GenerateRequest(msgspec.Struct, omit_defaults=True):
     max_tokens: int | None = None
     max_completion_tokens: int | None = None
     min_tokens: int | None = None
+    reasoning_effort: str | None = None
+    reasoning_max_tokens: int | None = None
+    response_max_tokens: int | None = None
+    logit_bias: dict[str, float] | None = None
+    bad_words: list[str] | None = None
+    bad_words_token_ids: list[int | list[int]] | None = None
+    response_format: ResponseFormat | None = None
+    guided_json: dict[str, Any] | str | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    structural_tag: dict[str, Any] | str | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool = False
@@ -190,12 +234,18 @@ class PostprocessSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `prompt_opens_reasoning`: the prompt ended inside a thinking section: the output starts there.
     `parse_output`: split reasoning and tool calls (chat); False leaves plain text (completions).
+    `requires_call`: the answer is made of tool calls, which are parsed whatever parser is set.
+    `max_tool_calls`: the answer ends after so many; 0 is any number. `layout_newlines`: as many
+    newlines behind `</think>` are no content.
     """
 
     stream: bool = True
     parse_output: bool = True
     prompt_opens_reasoning: bool = False
     has_tools: bool = False
+    requires_call: bool = False
+    max_tool_calls: int = 0
+    layout_newlines: int = 0
     stop: tuple[str, ...] = ()
     include_stop_str_in_output: bool = False
     skip_special_tokens: bool = True

@@ -19,10 +19,10 @@ def make_reasoning_parser(name: str, opens_reasoning: bool) -> ReasoningParser:
     return X1Parser(opens_reasoning) if name == "ernie-x1" else ThinkParser(opens_reasoning)
 
 
-def make_tool_call_parser(name: str) -> ToolCallParser | None:
+def make_tool_call_parser(name: str, max_calls: int = 0) -> ToolCallParser | None:
     """None for `none`. Raises ConfigError for a name that is not in TOOL_CALL_PARSERS."""
     _check("tool_call_parser", name, TOOL_CALL_PARSERS)
-    return None if name == NONE else ToolCallParser()
+    return None if name == NONE else ToolCallParser(max_calls=max_calls)
 
 
 def _check(setting: str, name: str, known: tuple[str, ...]) -> None:

@@ -32,13 +32,16 @@ class _State(enum.Enum):
     CALL = enum.auto()
     CLOSING = enum.auto()
     BROKEN = enum.auto()
+    DONE = enum.auto()
 
 
 class ToolCallParser:
-    """`num_calls`: calls sent so far."""
+    """`num_calls`: calls sent so far. After `max_calls` of them (0: any number) what follows is
+    swallowed."""
 
-    def __init__(self, make_id: Callable[[], str] = make_call_id) -> None:
+    def __init__(self, make_id: Callable[[], str] = make_call_id, max_calls: int = 0) -> None:
         self._make_id = make_id
+        self._max_calls = max_calls
         self.num_calls = 0
         self._state = _State.TEXT
         self._held = ""
@@ -48,6 +51,11 @@ class ToolCallParser:
         self._arguments: list[str] = []
         self._is_sent = False
         self._delta = Delta()
+
+    @property
+    def is_done(self) -> bool:
+        """As many calls as allowed have come, the last of them whole."""
+        return self._state is _State.DONE
 
     def push(self, content: str) -> Delta:
         text, self._held = self._held + content, ""
@@ -60,6 +68,8 @@ class ToolCallParser:
 
     def finish(self) -> Delta:
         held, self._held = self._held, ""
+        if self.is_done:
+            return self._take()
         if self._state is _State.BROKEN:
             self._send_arguments(held)
         elif self._state is not _State.TEXT and self._call.is_complete:
@@ -82,6 +92,8 @@ class ToolCallParser:
             return self._read_call(text)
         if self._state is _State.CLOSING:
             return self._read_closing(text)
+        if self.is_done:
+            return None
         return self._read_broken(text)
 
     def _read_text(self, text: str) -> str | None:
@@ -148,7 +160,8 @@ class ToolCallParser:
         return None
 
     def _end_call(self, rest: str) -> str:
-        self._state = _State.TEXT
+        is_last = 0 < self._max_calls <= self.num_calls
+        self._state = _State.DONE if is_last else _State.TEXT
         self._newlines.drop()
         return rest
 

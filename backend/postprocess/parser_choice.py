@@ -45,9 +45,13 @@ class ParserChoice:
         """The parser of one answer."""
         reasoning = self.reasoning if spec.parse_output else "none"
         wants_calls = spec.parse_output and spec.has_tools
+        # A grammar has written these calls, in the one format that there is.
+        is_forced = spec.requires_call and self.tool_calls == "none"
+        tool_calls = "ernie-45-vl-thinking" if is_forced else self.tool_calls
         return OutputParser(
             make_reasoning_parser(reasoning, spec.prompt_opens_reasoning),
-            make_tool_call_parser(self.tool_calls) if wants_calls else None,
+            make_tool_call_parser(tool_calls, spec.max_tool_calls) if wants_calls else None,
+            spec.layout_newlines,
         )
 
 

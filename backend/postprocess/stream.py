@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterator
 
 import msgspec
 
@@ -42,14 +43,17 @@ class Stream:
 
     @property
     def is_stopped(self) -> bool:
-        """A stop string was found: the engine's further tokens are not wanted."""
-        return self._stop is not None and self._stop.matched is not None
+        """A stop string was found, or the last tool call that may be made has ended: the engine's
+        further tokens are not wanted."""
+        return self._parser.is_done or (self._stop is not None and self._stop.matched is not None)
 
     def process(self, output: EngineOutput) -> Event | None:
         delta = Delta()
-        if not self.is_stopped:
-            text = self._read_tokens(output)
-            delta = self._parse(text, is_end=output.is_last or self.is_stopped)
+        for part in _single_tokens(output) if self._spec.max_tool_calls else (output,):
+            if self.is_stopped:
+                break
+            text = self._read_tokens(part)
+            _append(delta, self._parse(text, is_end=part.is_last or self.is_stopped))
         if self._echo_text:
             delta.content, self._echo_text = self._echo_text + delta.content, ""
         if self._collector is not None:
@@ -92,10 +96,7 @@ class Stream:
     def _parse(self, text: str, is_end: bool) -> Delta:
         delta = self._parser.push(text) if text else Delta()
         if is_end:
-            rest = self._parser.finish()
-            delta.reasoning += rest.reasoning
-            delta.content += rest.content
-            delta.tool_calls += rest.tool_calls
+            _append(delta, self._parser.finish())
         if self._reasoning_tokens is None:
             self._count_reasoning(is_end)
         return delta
@@ -148,3 +149,23 @@ class Stream:
         self._seq += 1
         self._token_ids, self._logprobs = [], None
         return event
+
+
+def _append(delta: Delta, rest: Delta) -> None:
+    delta.reasoning += rest.reasoning
+    delta.content += rest.content
+    delta.tool_calls += rest.tool_calls
+
+
+def _single_tokens(output: EngineOutput) -> Iterator[EngineOutput]:
+    """One output per token, then the rest of what `output` says."""
+    logprobs = output.logprobs
+    for i, token_id in enumerate(output.token_ids):
+        yield EngineOutput(
+            stream_key=output.stream_key,
+            seq=output.seq,
+            token_ids=[token_id],
+            logprobs=None if logprobs is None else logprobs[i : i + 1],
+        )
+    if output.is_last:
+        yield msgspec.structs.replace(output, token_ids=[], logprobs=None)

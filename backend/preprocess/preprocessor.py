@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from backend import wire
-from backend.chat_template import ChatTemplate
+from backend.chat_template import ChatTemplate, Family, RenderedPrompt, detect_family
 from backend.config.model import load_model_config
 from backend.config.serving import PreprocessorSettings
 from backend.errors import ConfigError, ContextLengthError, InvalidRequestError
@@ -21,16 +22,29 @@ from backend.media.http import HttpPolicy
 from backend.media.options import SERVER_FLAG, ProcessorOptions
 from backend.media.timestamp import FONT_NAME, find_font
 from backend.media.video import VideoLimits
+from backend.preprocess.answer_format import answer_format
+from backend.preprocess.bad_words import bad_words
 from backend.preprocess.checkpoint import load_processor_options, load_sampling_defaults
+from backend.preprocess.final_message import render_unfinished
 from backend.preprocess.media_loader import MediaLoader
 from backend.preprocess.media_parts import collect_media, parse_limits
-from backend.preprocess.prompt import Prompt, check_no_placeholders, lay_out, text_prompt
+from backend.preprocess.prompt import (
+    Prompt,
+    check_no_placeholders,
+    ends_in_reasoning,
+    lay_out,
+    split_at_placeholders,
+    text_prompt,
+)
 from backend.preprocess.sampling import (
     check_token_ids,
     merge_metadata,
     sampling_params,
     stop_strings,
 )
+from backend.preprocess.thinking import LAYOUT, template_options, thinking_spec
+from backend.preprocess.tool_policy import ToolPolicy, tool_policy
+from backend.structured import StructuredOutput
 from backend.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -74,12 +88,17 @@ class Preprocessor:
             settings.chat_template,
             settings.reasoning_parser,
         )
+        self._family = detect_family(folder, self._config.is_multimodal, settings.reasoning_parser)
+        self._structured = StructuredOutput(
+            self._tokenizer, min(self._tokenizer.vocab_size, self._config.vocab_size)
+        )
         ids = (self._tokenizer.token_id(name) for name in self._template.stop_tokens)
         self._template_stop_ids = tuple(token_id for token_id in ids if token_id is not None)
 
     def close(self) -> None:
         self._loader.close()
         self._template.close()
+        self._structured.close()
 
     def prepare(
         self, request: wire.GenerateRequest, media: Sequence[bytes], request_id: str
@@ -88,6 +107,8 @@ class Preprocessor:
 
         Raises InvalidRequestError and its kin, naming the field, the value and the limit.
         """
+        if request.messages is None and request.prompt is None and request.prompt_token_ids:
+            request = msgspec.structs.replace(request, prompt=request.prompt_token_ids)
         if (request.messages is None) == (request.prompt is None):
             found = "neither" if request.messages is None else "both"
             raise InvalidRequestError(
@@ -96,25 +117,44 @@ class Preprocessor:
                 code="missing_required_parameter" if found == "neither" else None,
             )
         request = merge_metadata(request)
+        is_chat = request.messages is not None
         # All that is cheap to refuse is refused before media are fetched.
+        policy = self._policy(request)
+        words = bad_words(request, self._tokenizer, self._config.vocab_size)
+        stop_ids = self._template_stop_ids if is_chat else ()
         sampling = sampling_params(
             request,
             self._defaults,
             self._config.vocab_size,
-            self._template_stop_ids if request.messages is not None else (),
+            stop_ids,
+            [*words, *((token_id,) for token_id in policy.banned_ids)],
         )
         stop = stop_strings(request)
         opens_reasoning, echo_text = False, ""
         if request.messages is not None:
-            prompt, opens_reasoning = self._chat(request.messages, request, media)
+            prompt, opens_reasoning = self._chat(request.messages, request, policy.tools, media)
         else:
             prompt, echo_text = self._completion(request)
+        prompt = self._truncate(prompt, request.truncate_prompt_tokens)
         self._check_length(len(prompt.ids), sampling.min_tokens)
+        thinking = None
+        if opens_reasoning:
+            thinking = thinking_spec(
+                request,
+                sampling,
+                self._tokenizer,
+                self._family,
+                self._layout(policy),
+                (*self._tokenizer.eos_token_ids, *stop_ids),
+            )
         post = wire.PostprocessSpec(
             stream=request.stream,
-            parse_output=request.messages is not None,
+            parse_output=is_chat,
             prompt_opens_reasoning=opens_reasoning,
-            has_tools=bool(request.tools),
+            has_tools=policy.may_call,
+            requires_call=policy.must_call,
+            max_tool_calls=policy.max_calls,
+            layout_newlines=len(LAYOUT) if opens_reasoning and policy.structured else 0,
             stop=stop,
             include_stop_str_in_output=request.include_stop_str_in_output,
             skip_special_tokens=request.skip_special_tokens,
@@ -122,34 +162,104 @@ class Preprocessor:
             prompt_token_ids=tuple(prompt.ids.tolist()) if request.return_token_ids else None,
             echo_text=echo_text,
         )
+        # What ends an answer by its text is found by the postprocessor, token by token.
+        ends_by_text = bool(stop) or policy.max_calls > 0
         engine = wire.EngineRequest(
             stream_key=uuid.uuid4().hex,
             request_id=request_id,
-            # With stop strings the postprocessor must see tokens as they come, to end them early.
-            collect=not request.stream and (request.single_response or not stop),
+            collect=not request.stream and (request.single_response or not ends_by_text),
             sampling=sampling,
+            structured=policy.structured,
+            thinking=thinking,
+            response_max_tokens=request.response_max_tokens,
             media=prompt.spans,
             post=post,
         )
         return PreparedRequest(engine, prompt.ids, prompt.positions, prompt.pixels)
 
+    def _policy(self, request: wire.GenerateRequest) -> ToolPolicy:
+        """Tools and constraint of the answer, which is known to compile."""
+        answer = answer_format(request)
+        if request.messages is None:
+            policy = ToolPolicy(None, answer)
+        else:
+            policy = tool_policy(request, answer, self._structured.special_token_id)
+        if policy.structured is not None:
+            self._structured.check(policy.structured)
+        return policy
+
+    def _layout(self, policy: ToolPolicy) -> str:
+        """What stands between `</think>` and the grammar; "" without one."""
+        if policy.structured is None:
+            return ""
+        is_response = self._family is Family.X1 and not policy.may_call
+        return LAYOUT + "<response>\n" if is_response else LAYOUT
+
     def _chat(
         self,
         messages: Sequence[wire.Message],
         request: wire.GenerateRequest,
+        tools: Sequence[wire.Tool] | None,
         media: Sequence[bytes],
     ) -> tuple[Prompt, bool]:
         """(prompt, whether it opens reasoning)"""
         options = self._options.override(request.mm_processor_kwargs or {}, "mm_processor_kwargs")
         sources = collect_media(messages, options, self._limits)
-        rendered = self._template.render(
-            messages, request.tools, request.chat_template_kwargs, request.metadata
-        )
-        pieces = rendered.tokenize(self._tokenizer)
+        given = request.prompt_token_ids
+        if given:
+            check_token_ids(given, self._config.vocab_size, "prompt_token_ids")
+            pieces = split_at_placeholders(given, [s.kind for s in sources], self._config)
+            opens_reasoning = ends_in_reasoning(given, self._tokenizer)
+        else:
+            rendered = self._render(messages, request, tools)
+            pieces = rendered.tokenize(self._tokenizer)
+            opens_reasoning = rendered.opens_reasoning
         num_text_tokens = sum(len(piece) for piece in pieces if isinstance(piece, list))
-        self._check_length(num_text_tokens + len(sources), 0)
+        if request.truncate_prompt_tokens is None:
+            self._check_length(num_text_tokens + len(sources), 0)
         items = self._loader.load(sources, media) if sources else []
-        return lay_out(pieces, items, self._config), rendered.opens_reasoning
+        prompt = lay_out(pieces, items, self._config)
+        if given and len(prompt.ids) != len(given):
+            raise InvalidRequestError(
+                f"prompt_token_ids has {len(given)} tokens; with the placeholders that the media "
+                f"need it would have {len(prompt.ids)}",
+                param="prompt_token_ids",
+            )
+        return prompt, opens_reasoning
+
+    def _render(
+        self,
+        messages: Sequence[wire.Message],
+        request: wire.GenerateRequest,
+        tools: Sequence[wire.Tool] | None,
+    ) -> RenderedPrompt:
+        options = template_options(request)
+        if request.continue_final_message:
+            return render_unfinished(
+                messages,
+                lambda before, thinking: self._template.render(
+                    before, tools, {"enable_thinking": thinking}
+                ),
+            )
+        if not request.add_generation_prompt:
+            raise InvalidRequestError(
+                "add_generation_prompt can be false only with continue_final_message",
+                param="add_generation_prompt",
+            )
+        return self._template.render(messages, tools, options, request.metadata)
+
+    def _truncate(self, prompt: Prompt, num_tokens: int | None) -> Prompt:
+        """The last `num_tokens` of a prompt of text; -1 for as many as leave room for one token."""
+        if num_tokens is None:
+            return prompt
+        if num_tokens == -1:
+            num_tokens = (self._max_model_len or self._config.max_position_embeddings) - 1
+        if num_tokens < 1 or prompt.spans:
+            what = "the prompt holds media" if prompt.spans else "expected -1 or at least 1"
+            raise InvalidRequestError(
+                f"truncate_prompt_tokens is {num_tokens}: {what}", param="truncate_prompt_tokens"
+            )
+        return prompt if len(prompt.ids) <= num_tokens else text_prompt(prompt.ids[-num_tokens:])
 
     def _completion(self, request: wire.GenerateRequest) -> tuple[Prompt, str]:
         """(prompt, its text if it is to be echoed)"""

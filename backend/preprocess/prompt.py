@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,8 @@ from backend.config.model import ModelConfig
 from backend.errors import InternalError, InvalidRequestError, MediaError
 from backend.media.item import MediaItem, merged_grid
 from backend.media.positions import rotary_positions
-from backend.wire import MediaSpan
+from backend.tokenizer import Tokenizer
+from backend.wire import Kind, MediaSpan
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Prompt:
     pixels: NDArray[np.uint8] | None = None
 
 
-def text_prompt(token_ids: Sequence[int]) -> Prompt:
+def text_prompt(token_ids: Sequence[int] | NDArray[np.int32]) -> Prompt:
     return Prompt(np.array(token_ids, dtype=np.int32), rotary_positions(len(token_ids), ()))
 
 
@@ -71,6 +73,48 @@ def lay_out(
         )
     ids = np.array(token_ids, dtype=np.int32)
     return Prompt(ids, rotary_positions(len(ids), places), tuple(spans), _pixels(items, order))
+
+
+def split_at_placeholders(
+    token_ids: Sequence[int], kinds: Sequence[Kind], config: ModelConfig
+) -> list[list[int] | MediaPlaceholder]:
+    """A prompt of tokens whose runs of placeholder tokens stand for the media, in their order.
+
+    Raises MediaError when there are not as many runs as media.
+    """
+    placeholders: tuple[int | None, ...] = ()
+    if config.is_multimodal:
+        placeholders = (config.image_token_id, config.video_token_id)
+    pieces: list[list[int] | MediaPlaceholder] = []
+    num_runs = 0
+    for is_media, run in itertools.groupby(token_ids, key=lambda i: i in placeholders):
+        if not is_media:
+            pieces.append(list(run))
+            continue
+        if num_runs < len(kinds):
+            pieces.append(MediaPlaceholder(kinds[num_runs], num_runs))
+        num_runs += 1
+    if num_runs != len(kinds):
+        raise MediaError(
+            f"prompt_token_ids has {num_runs} runs of placeholder tokens; the messages hold "
+            f"{len(kinds)} pictures and videos",
+            param="prompt_token_ids",
+        )
+    return pieces
+
+
+def ends_in_reasoning(token_ids: Sequence[int], tokenizer: Tokenizer) -> bool:
+    """The last `<think>` is not followed by `</think>`.
+
+    The tokens are looked for, which user text never yields; their texts only in a vocabulary
+    without them.
+    """
+    start, end = tokenizer.token_id("<think>"), tokenizer.token_id("</think>")
+    if start is None or end is None:
+        text = tokenizer.decode(token_ids)
+        return text.rfind("<think>") > text.rfind("</think>")
+    last = next((i for i in reversed(token_ids) if i in (start, end)), end)
+    return last == start
 
 
 def check_no_placeholders(token_ids: Sequence[int], config: ModelConfig) -> None:

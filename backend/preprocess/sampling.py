@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
 
 from backend.errors import InvalidRequestError
 from backend.preprocess.checkpoint import SamplingDefaults
-from backend.request import SamplingParams
+from backend.request import MAX_LOGIT_BIASES, SamplingParams
 from backend.wire import GenerateRequest
 
 MAX_STOPS: Final = 16
@@ -30,6 +30,10 @@ _FROM_METADATA: Final = (
     "min_tokens",
     "stop",
     "stop_token_ids",
+    "reasoning_max_tokens",
+    "response_max_tokens",
+    "bad_words",
+    "bad_words_token_ids",
 )
 _TYPES: Final[dict[str, Any]] = {
     field.name: field.type
@@ -67,8 +71,10 @@ def sampling_params(
     defaults: SamplingDefaults,
     vocab_size: int,
     template_stop_ids: Iterable[int] = (),
+    bad_words: Iterable[tuple[int, ...]] = (),
 ) -> SamplingParams:
     """Every range checked. `template_stop_ids` end an answer too, unless eos is to be ignored.
+    `bad_words`: see `bad_words.py`.
 
     Raises InvalidRequestError naming the field, its value and the range.
     """
@@ -97,7 +103,26 @@ def sampling_params(
         stop_token_ids=tuple(dict.fromkeys(stop_ids)),
         ignore_eos=request.ignore_eos,
         logprobs=_logprobs(request),
+        logit_bias=_logit_bias(request.logit_bias or {}, vocab_size),
+        bad_words=tuple(bad_words),
     )
+
+
+def _logit_bias(biases: Mapping[str, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
+    """JSON names its keys by texts: they must be token ids."""
+    if len(biases) > MAX_LOGIT_BIASES:
+        raise InvalidRequestError(
+            f"logit_bias has {len(biases)} entries; at most {MAX_LOGIT_BIASES} are allowed",
+            param="logit_bias",
+        )
+    for key in biases:
+        if not (key.isascii() and key.isdecimal() and len(key) < 10):
+            raise InvalidRequestError(
+                f"logit_bias has the key {key[:32]!r}; it must be a token id", param="logit_bias"
+            )
+    pairs = {int(key): bias for key, bias in biases.items()}
+    check_token_ids(pairs, vocab_size, "logit_bias")
+    return tuple(pairs.items())
 
 
 def check_token_ids(token_ids: Iterable[int], vocab_size: int, name: str) -> None:
