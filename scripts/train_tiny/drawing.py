@@ -165,7 +165,7 @@ def _font(size: int, face: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _pick_face(random: Random, held_out: bool) -> int:
-    common = held_out or random.random() < 0.6
+    common = held_out or random.random() < 0.75
     return int(random.integers(NUM_COMMON_FACES if common else len(faces())))
 
 
@@ -176,12 +176,12 @@ def paint_text(
     size = size or picture_size(random)
     width, height = size
     face = _pick_face(random, held_out)
-    # What the model sees has at most 224 × 224 pixels; letters should keep 12 rows of them.
+    # What the model sees has at most 224 × 224 pixels; letters should keep 16 rows of them.
     shrink = max(1.0, math.sqrt(width * height) / 224)
     probe = _font(40, face).getbbox(text)
     text_width, text_height = (probe[2] - probe[0]) / 40, (probe[3] - probe[1]) / 40
     largest = min(width * 0.94 / text_width, height * 0.9 / max(text_height, 0.5))
-    smallest = min(largest, 17 * shrink)
+    smallest = min(largest, 23 * shrink)
     points = max(8, int(random.uniform(smallest, min(largest, smallest * 3.2))))
     left, top, right, bottom = _font(points, face).getbbox(text)
     paper, ink = _paper_and_ink(random)

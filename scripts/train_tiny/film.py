@@ -19,7 +19,7 @@ from .scene import Item, Random, background_colour, item_rgb
 
 _NEVER = math.inf
 # (width, height): some that are not resized at all, some that are.
-_NATIVE_SIZES = ((168, 168), (140, 196), (196, 140), (168, 140), (140, 168))
+_NATIVE_SIZES = ((196, 196), (168, 224), (224, 168), (196, 168), (168, 196))
 _USUAL_SIZES = ((320, 240), (240, 320), (256, 144), (224, 224), (200, 150), (180, 240))
 
 

@@ -257,12 +257,15 @@ class TrainingForward(nn.Module):
         gate, experts = module.gate, module.experts
         hidden = tokens.index_select(0, rows)
         with torch.autocast(hidden.device.type, enabled=False):
-            scores = F.linear(hidden.float(), gate.weight.float()).softmax(dim=-1)
-        bias = gate.moe_statics.e_score_correction_bias
-        chosen = (scores.detach() + bias).topk(gate.top_k, dim=-1).indices
-        mask = torch.zeros_like(scores).scatter(1, chosen, 1.0)
-        kept = scores * mask
-        weights = kept / kept.sum(dim=-1, keepdim=True).clamp(min=gate.norm_min)
+            logits = F.linear(hidden.float(), gate.weight.float())
+            scores = logits.detach().softmax(dim=-1)
+            bias = gate.moe_statics.e_score_correction_bias
+            chosen = (scores + bias).topk(gate.top_k, dim=-1).indices
+            mask = torch.zeros_like(scores).scatter(1, chosen, 1.0)
+            # Renormalised scores are a softmax over the chosen logits. Written so, their gradient
+            # stays bounded where the bias forces a choice among experts with scores near zero.
+            weights = logits.masked_fill(mask == 0, float("-inf")).softmax(dim=-1)
+            weights = weights * ((scores * mask).sum(-1, keepdim=True) / gate.norm_min).clamp(max=1)
         if self.training:
             is_token = (rows != len(tokens) - 1).to(mask.dtype)
             self.loads[place, modality] += is_token @ mask

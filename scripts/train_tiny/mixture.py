@@ -28,23 +28,23 @@ TASKS: dict[str, Maker] = {
     "first_digits": reading.first_look,
 }
 SHARES: dict[str, float] = {
-    "pictures": 0.28,
-    "reading": 0.20,
-    "comparing": 0.11,
-    "films": 0.15,
-    "tools": 0.20,
-    "chat": 0.03,
-    "completion": 0.01,
-    "zoom": 0.005,
-    "unknown": 0.015,
+    "pictures": 0.24,
+    "reading": 0.27,
+    "comparing": 0.10,
+    "films": 0.19,
+    "tools": 0.15,
+    "chat": 0.025,
+    "completion": 0.008,
+    "zoom": 0.004,
+    "unknown": 0.013,
 }
 # The first examples are mostly easy pictures: once colours are told from pictures, the rest follows.
 FIRST_EXAMPLES = 60_000
 FIRST_SHARES = {
-    "first_look": 0.6,
-    "first_digits": 0.1,
-    "pictures": 0.12,
-    "reading": 0.05,
+    "first_look": 0.47,
+    "first_digits": 0.2,
+    "pictures": 0.1,
+    "reading": 0.1,
     "films": 0.03,
     "tools": 0.08,
     "chat": 0.02,

@@ -74,12 +74,17 @@ def main() -> None:
         first_chunk,
         options.thinking,
     )
+    options.out.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     feed.start_workers()
     try:
         trainer.prepare(pool, limits)
         feed.start()
-        trainer.run(feed, pool, options.pause_after * 60)
+        trainer.run(
+            feed, pool, options.pause_after * 60, lambda: export_weights(model, config, options.out)
+        )
+    except RuntimeError as error:  # what was learnt so far is exported all the same
+        print(f"stopped: {error}", flush=True)
     finally:
         feed.close()
     print(

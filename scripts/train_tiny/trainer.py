@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from .schedule import Schedule
 from .worker import GROUP_NAMES
 
 LOG_EVERY = 50
+SAVE_EVERY = 2000
 WEIGHT_DECAY = 0.03
 MAX_GRADIENT_NORM = 1.0
+# Scores lie between 0 and 1: a bias beyond this would decide alone.
+MAX_BIAS = 0.4
 # The vision tower and the resampler learn at a share of the peak learning rate.
 VISION_RATE = 0.5
 
@@ -66,6 +70,7 @@ class Trainer:
         self._vision_rate = torch.zeros((), device=device)
         self._repainting_weight = torch.zeros((), device=device)
         self._repainting = torch.zeros((), device=device)
+        self._skipped = torch.zeros((), device=device)
         self._optimizer = _optimizer(self.forward, self._rate, self._vision_rate)
         self._biases = [
             (layer.mlp.text_moe.gate.moe_statics, layer.mlp.vision_moe.gate.moe_statics)
@@ -94,8 +99,8 @@ class Trainer:
             self._compute(self._static, pool)
         torch.cuda.synchronize()
 
-    def run(self, feed: Feed, pool: Pool, pause_after_s: float = math.inf) -> None:
-        """Train; returns at the end of the schedule or after `pause_after_s` of this call."""
+    def run(self, feed: Feed, pool: Pool, pause_after_s: float, save: Callable[[], None]) -> None:
+        """Train to the end of the schedule or for `pause_after_s`; `save` from time to time."""
         step = feed.next()  # waits for the feed's warm-up
         self.schedule.start()
         began = last = time.monotonic()
@@ -106,6 +111,8 @@ class Trainer:
                 now = time.monotonic()
                 self._record(LOG_EVERY / (now - last), feed, pool)
                 last = now
+            if self.schedule.step % SAVE_EVERY == 0:
+                save()
         self.schedule.spent_s = self.schedule.elapsed_s
 
     def _train(self, step: Step, pool: Pool) -> None:
@@ -129,12 +136,19 @@ class Trainer:
         learnt = (step.labels >= 0).float()
         answers = losses.sum() / learnt.sum().clamp(min=1)
         (answers + self._repainting_weight * repainting).backward()
-        self._repainting.add_(repainting.detach())
+        self._repainting.add_(repainting.detach().nan_to_num(0, 0, 0))
         parameters = [p for p in self.forward.parameters() if p.grad is not None]
-        nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM, foreach=True)
+        norm = nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM, foreach=True)
+        is_broken = (~norm.isfinite()).float()
+        if self._on_gpu:  # the fused kernel leaves everything as it is when this is 1
+            self._optimizer.found_inf = is_broken
+        elif is_broken:
+            self._optimizer.zero_grad(set_to_none=True)
+        self._skipped.add_(is_broken)
         self._optimizer.step()
         self._balance()
-        rows = torch.stack([losses.detach(), right.float() * learnt, learnt])
+        # A step that was skipped has no finite losses; it is counted, not summed.
+        rows = torch.stack([losses.detach().nan_to_num(0, 0, 0), right.float() * learnt, learnt])
         self._sums.index_add_(1, step.tasks, rows)
 
     @torch.no_grad()
@@ -144,14 +158,17 @@ class Trainer:
         change = (loads.mean(dim=-1, keepdim=True) - loads).sign() * self._balance_rate
         for layer, pair in enumerate(self._biases):
             for modality, statics in enumerate(pair):
-                statics.e_score_correction_bias.add_(change[layer, modality])
+                bias = statics.e_score_correction_bias
+                bias.add_(change[layer, modality]).clamp_(-MAX_BIAS, MAX_BIAS)
         loads.zero_()
 
     def _record(self, step_rate: float, feed: Feed, pool: Pool) -> None:
         loss, right, count = self._sums.tolist()
         self._sums.zero_()
-        if not all(map(math.isfinite, loss)):
-            raise RuntimeError(f"the loss is not finite at step {self.schedule.step}")
+        skipped = int(self._skipped)
+        self._skipped.zero_()
+        if skipped == LOG_EVERY:
+            raise RuntimeError(f"no step had a finite gradient before step {self.schedule.step}")
         groups = {
             name: {"loss": loss[i] / count[i], "accuracy": right[i] / count[i]}
             for i, name in enumerate(GROUP_NAMES)
@@ -163,6 +180,7 @@ class Trainer:
             "learning_rate": self.schedule.learning_rate(),
             "loss": sum(loss) / max(1.0, sum(count)),
             "accuracy": sum(right) / max(1.0, sum(count)),
+            "skipped_steps": skipped,
             "repainting": float(self._repainting) / LOG_EVERY,
             "largest_bias": max(
                 float(statics.e_score_correction_bias.abs().max())
@@ -182,7 +200,7 @@ class Trainer:
                 f"step {entry['step']} {entry['seconds']:.0f}s loss {entry['loss']:.4f} "
                 f"{step_rate:.1f} steps/s {sum(count) * step_rate / LOG_EVERY / 1e3:.0f}k answers/s "
                 f"made {pool.num_examples} held {pool.num_held} waits {feed.num_waits} "
-                f"bias {entry['largest_bias']:.2f} repaint {entry['repainting']:.3f} | {parts}",
+                f"bias {entry['largest_bias']:.2f} repaint {entry['repainting']:.3f} skip {skipped} | {parts}",
                 flush=True,
             )
 

@@ -22,7 +22,7 @@ WORLD EARTH MARS VENUS ROBOT ENGINE ROCKET LASER CODE DATA FILE DISK SERVER CLOU
 WELCOME DANGER CAUTION SILENCE ENTER START FINISH READY GO YES NO OK WIN GAME SCORE LEVEL
 ERNIE TRITON PADDLE MODEL TOKEN BATCH CACHE BLOCK QUEUE STREAM TENSOR VECTOR MATRIX LAYER
 """
-WORDS = tuple(_WORDS.split())
+WORDS = tuple(word for word in _WORDS.split() if len(word) <= 6)
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _VOWELS = "AEIOU"
 
@@ -41,9 +41,9 @@ def word(random: Random, held_out: bool) -> str:
 
 
 def random_letters(random: Random) -> str:
-    """2 to 7 capitals, half of the time pronounceable, so that reading is not guessing words."""
+    """2 to 6 capitals, half of the time pronounceable, so that reading is not guessing words."""
     while True:
-        length = int(random.integers(2, 8))
+        length = int(random.integers(2, 7))
         if random.random() < 0.5:
             letters = [_LETTERS[int(random.integers(26))] for _ in range(length)]
         else:

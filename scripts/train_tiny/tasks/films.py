@@ -20,7 +20,8 @@ Story = tuple[tuple[Track, ...], str, str, str]  # tracks, question, reasoning, 
 def make(random: Random, language: str, held_out: bool) -> Sample:
     """A question about one film of one to four objects."""
     length = film_length(random)
-    name, tell = _KINDS[int(random.choice(len(_KINDS), p=_SHARES))]
+    shares = _MEASURED if held_out else _SHARES
+    name, tell = _KINDS[int(random.choice(len(_KINDS), p=shares))]
     tracks, question, reasoning, answer = tell(random, language, held_out, length)
     film = Film(film_background(random, {t.item.colour for t in tracks}), tracks, length)
     clip = film.clip(random)
@@ -197,4 +198,6 @@ _KINDS: tuple[tuple[str, Callable[[Random, str, bool, VideoLength], Story]], ...
     ("time", _time),
     ("ends", _ends),
 )
-_SHARES = (0.22, 0.28, 0.40, 0.10)
+_SHARES = (0.18, 0.22, 0.42, 0.18)
+# Reading the first or last stamp is practice for timing; it is not what is measured.
+_MEASURED = (0.3, 0.35, 0.35, 0.0)

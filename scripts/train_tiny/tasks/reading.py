@@ -10,7 +10,7 @@ from .pictures import pick
 
 
 def make(random: Random, language: str, held_out: bool) -> Sample:
-    """A picture with a number of 1 to 5 digits or a word of 2 to 7 letters."""
+    """A picture with a number of 1 to 5 digits or a word of 2 to 6 letters."""
     if random.random() < 0.5:
         return _number(random, language, held_out)
     return _word(random, language, held_out)
@@ -58,7 +58,7 @@ def _number(random: Random, language: str, held_out: bool) -> Sample:
 def _word(random: Random, language: str, held_out: bool) -> Sample:
     text = word(random, held_out) if random.random() < 0.5 or held_out else random_letters(random)
     case = random.random()
-    printed = text if case < 0.6 else text.lower() if case < 0.85 else text.capitalize()
+    printed = text if case < 0.7 else text.lower() if case < 0.88 else text.capitalize()
     picture = paint_text(random, printed, held_out)
     if language == "zh":
         question = pick(
