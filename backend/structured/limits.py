@@ -30,7 +30,7 @@ _WIDE: Final = LLParserLimits(
     verbose_errors=False,
 )
 _FREE: Final = LLParserLimits(
-    initial_lexer_fuel=50_000,
+    initial_lexer_fuel=20_000,
     max_grammar_size=2_000,
     max_lexer_states=50_000,
     step_max_items=20_000,

@@ -82,7 +82,7 @@ class Matcher:
         self.is_complete = self._matcher.is_stopped() and not self._matcher.is_error()
 
     def _error(self) -> InvalidRequestError:
-        if self._matcher.stop_reason() in ("ParserTooComplex", "LexerTooComplex"):
+        if "doesn't satisfy" not in self._matcher.get_error():
             return self._too_complex()
         return InvalidRequestError(
             f"token {self._num_consumed} of the constrained answer cannot follow its grammar",
