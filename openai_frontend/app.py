@@ -13,6 +13,7 @@ from openai_frontend.endpoints.chat import chat_endpoint
 from openai_frontend.endpoints.completions import completions_endpoint
 from openai_frontend.endpoints.health import PATHS as HEALTH_PATHS
 from openai_frontend.endpoints.health import health_routes
+from openai_frontend.endpoints.load import config_route, load_route
 from openai_frontend.endpoints.metrics import metrics_route
 from openai_frontend.endpoints.models import model_routes
 from openai_frontend.endpoints.playground import PATHS as PLAYGROUND_PATHS
@@ -34,6 +35,8 @@ def create_app(service: Service) -> Starlette:
         *model_routes(service),
         *health_routes(service),
         version_route(),
+        load_route(service),
+        config_route(service),
         *playground_routes(service),
     ]
     if service.settings.serve_metrics:
@@ -50,7 +53,8 @@ def create_app(service: Service) -> Starlette:
 
 def create_metrics_app(service: Service) -> Starlette:
     """Without keys: the operator's own port."""
-    return _application([metrics_route(service), *health_routes(service)], [])
+    routes = [metrics_route(service), config_route(service), *health_routes(service)]
+    return _application(routes, [])
 
 
 class ByPort:

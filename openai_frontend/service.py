@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from backend.errors import EngineUnavailableError, ErnieError, ModelNotFoundError
+from backend.errors import (
+    EngineUnavailableError,
+    ErnieError,
+    InvalidRequestError,
+    ModelNotFoundError,
+)
+from openai_frontend import __version__
 from openai_frontend.admission import Admission
 from openai_frontend.engine_status import EngineStatus
 from openai_frontend.frontend_metrics import FrontendMetrics
@@ -19,9 +28,14 @@ GOODBYE_S = 1.0
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """`model_name` is what /v1/models lists; it is enforced only if `enforce_model_name`."""
+    """`model_name` is what /v1/models lists; it is enforced only if `enforce_model_name`.
+
+    `checkpoint`: the model folder's name. `effective`: what /config-info tells besides these.
+    """
 
     model_name: str = ANY_NAME
+    checkpoint: str = ""
+    effective: Mapping[str, Any] = field(default_factory=dict)
     enforce_model_name: bool = False
     api_keys: tuple[str, ...] = ()
     max_concurrency: int = 512
@@ -29,6 +43,12 @@ class ServiceSettings:
     request_timeout_s: float = 3600.0
     ping_interval_s: float = 15.0
     serve_metrics: bool = True
+
+    @property
+    def system_fingerprint(self) -> str:
+        """The same as long as model and version are."""
+        identity = f"{self.checkpoint or self.model_name}\n{__version__}"
+        return f"fp_{hashlib.sha256(identity.encode()).hexdigest()[:10]}"
 
 
 class Service:
@@ -40,6 +60,7 @@ class Service:
         self.admission = Admission(settings.max_concurrency)
         self._generations: set[Generation] = set()
         self._stopping: set[asyncio.Task[None]] = set()
+        self._open_ids: set[str] = set()
 
     def model_name(self, asked: str) -> str:
         """The name to answer with. Raises ModelNotFoundError when only one name is served."""
@@ -54,6 +75,15 @@ class Service:
         return self.settings.model_name
 
     def open(self, request_id: str, requests: list[bytes], media: list[bytes]) -> Generation:
+        """Raises InvalidRequestError while another generation of this id is open: STOP goes by
+        the id and would end both."""
+        if request_id in self._open_ids:
+            raise InvalidRequestError(
+                f"a request with the id {request_id!r} is still open",
+                param="request_id",
+                code="duplicate_request_id",
+            )
+        self._open_ids.add(request_id)
         generation = Generation(self.upstream, request_id, requests, media)
         self._generations.add(generation)
         return generation
@@ -62,9 +92,16 @@ class Service:
         """End a generation; what is still running is stopped in the background."""
         self._generations.discard(generation)
         stopping = generation.finish()
-        if stopping is not None:
-            self._stopping.add(stopping)
-            stopping.add_done_callback(self._stopping.discard)
+        if stopping is None:
+            self._open_ids.discard(generation.request_id)
+            return
+
+        def stopped(task: asyncio.Task[None]) -> None:
+            self._stopping.discard(task)
+            self._open_ids.discard(generation.request_id)
+
+        self._stopping.add(stopping)
+        stopping.add_done_callback(stopped)
 
     def interrupt_all(self, error: ErnieError) -> None:
         """Answer all running requests with `error`."""

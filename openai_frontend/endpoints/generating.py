@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
 from openai_frontend.body import ClientDisconnected, read_body
 from openai_frontend.protocol.formats import ReplyHead
-from openai_frontend.protocol.requests import ChatRequest, CompletionRequest
+from openai_frontend.protocol.reply_id import reply_id
+from openai_frontend.protocol.requests import HttpRequest
 from openai_frontend.reply import Plan, Reply
 from openai_frontend.service import Service
 
@@ -47,14 +47,16 @@ class GeneratingEndpoint:
             await Reply(service, plan, scope, receive, send).run()
 
 
-def reply_head(
-    service: Service, request: ChatRequest | CompletionRequest, id_prefix: str
-) -> ReplyHead:
+def reply_head(service: Service, request: HttpRequest, id_prefix: str) -> ReplyHead:
+    """Raises InvalidRequestError for an unusable `request_id`, ModelNotFoundError."""
     options = request.stream_options
     return ReplyHead(
-        id=f"{id_prefix}-{uuid.uuid4()}",
+        id=reply_id(id_prefix, request.request_id, request.user),
         model=service.model_name(request.model),
         created=int(time.time()),
+        system_fingerprint=service.settings.system_fingerprint,
+        # There is one tier, whichever is asked for; OpenAI names it to those who ask.
+        service_tier=None if request.service_tier is None else "default",
         choices_per_prompt=request.n or 1,
         return_token_ids=request.return_token_ids,
         include_usage=options is not None and options.include_usage,
@@ -62,7 +64,7 @@ def reply_head(
     )
 
 
-def ask_for_token_ids(request: ChatRequest | CompletionRequest, head: ReplyHead) -> None:
+def ask_for_token_ids(request: HttpRequest, head: ReplyHead) -> None:
     """Usage in every chunk is counted from token ids, also where the client wants none."""
     if head.continuous_usage:
         request.return_token_ids = True

@@ -23,7 +23,7 @@ from backend.errors import ConfigError, EngineUnavailableError
 from openai_frontend.app import ByPort, create_app, create_metrics_app
 from openai_frontend.launch.checkpoint import Checkpoint
 from openai_frontend.launch.http_server import ApiServer
-from openai_frontend.launch.options import Options
+from openai_frontend.launch.options import Options, effective_settings
 from openai_frontend.launch.supervisor import TritonSupervisor
 from openai_frontend.service import Service, ServiceSettings
 from openai_frontend.triton_client import TritonClient
@@ -128,6 +128,8 @@ class Launcher:
         options = self._options
         return ServiceSettings(
             model_name=options.served_model_name or self._checkpoint.name,
+            checkpoint=self._checkpoint.name,
+            effective=effective_settings(options),
             enforce_model_name=options.served_model_name is not None,
             api_keys=options.api_keys,
             max_concurrency=options.max_concurrency,

@@ -34,3 +34,26 @@ class Options:
     model_folders: tuple[Path, ...] = ()
     cache_folder: Path = Path("checkpoints")
     warnings: tuple[str, ...] = ()
+
+
+_TOLD = (
+    "host",
+    "port",
+    "metrics_port",
+    "drain_timeout_s",
+    "request_timeout_s",
+    "max_body_bytes",
+    "ping_interval_s",
+    "max_concurrency",
+    "served_model_name",
+)
+_PATHS = ("allowed_local_media_path", "chat_template")
+
+
+def effective_settings(options: Options) -> dict[str, Any]:
+    """What may be told to clients: no keys, and of folders and files only whether they are set."""
+    serving = {
+        name: bool(value) if name in _PATHS else value for name, value in options.serving.items()
+    }
+    told = {name: getattr(options, name) for name in _TOLD}
+    return {**told, "needs_api_key": bool(options.api_keys), "serving": serving}

@@ -54,6 +54,8 @@ class ChatCompletion(msgspec.Struct):
     model: str
     choices: list[ChatChoice]
     usage: UsageObject
+    system_fingerprint: str
+    service_tier: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatFormat:
@@ -89,6 +91,8 @@ class ChatFormat:
                 usage=usage_object(
                     [answer.usage for answer in answers], self._head.choices_per_prompt
                 ),
+                system_fingerprint=self._head.system_fingerprint,
+                service_tier=self._head.service_tier or msgspec.UNSET,
             )
         )
 

@@ -31,6 +31,8 @@ class Completion(msgspec.Struct):
     model: str
     choices: list[CompletionChoice]
     usage: UsageObject
+    system_fingerprint: str
+    service_tier: str | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompletionFormat:
@@ -81,6 +83,8 @@ class CompletionFormat:
                 usage=usage_object(
                     [answer.usage for answer in answers], self._head.choices_per_prompt
                 ),
+                system_fingerprint=self._head.system_fingerprint,
+                service_tier=self._head.service_tier or msgspec.UNSET,
             )
         )
 

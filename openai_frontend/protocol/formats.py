@@ -26,6 +26,8 @@ class ReplyHead:
     id: str
     model: str
     created: int
+    system_fingerprint: str = ""
+    service_tier: str | None = None
     choices_per_prompt: int = 1
     return_token_ids: bool = False
     include_usage: bool = False
@@ -33,12 +35,15 @@ class ReplyHead:
 
     def prefix(self, object_name: str) -> bytes:
         """The beginning of every stream chunk, up to its choices."""
-        head = {
+        head: dict[str, str | int] = {
             "id": self.id,
             "object": object_name,
             "created": self.created,
             "model": self.model,
+            "system_fingerprint": self.system_fingerprint,
         }
+        if self.service_tier is not None:
+            head["service_tier"] = self.service_tier
         return DATA + encode(head)[:-1]
 
 

@@ -24,20 +24,36 @@ MAX_JSON_DEPTH = 64
 MAX_JSON_NODES = 100_000
 
 
-class ChatRequest(GenerateRequest):
-    """Body of /v1/chat/completions."""
+class HttpRequest(GenerateRequest):
+    """Fields that end here. `request_id` and `user` become part of the answer's id.
+
+    `store` and `max_streaming_response_tokens` are accepted: nothing is stored, and a chunk holds
+    what has arrived, which is at least what FastDeploy would pack into it.
+    """
 
     n: int | None = None
+    request_id: str | None = None
+    user: str | None = None
+    service_tier: str | None = None
+    store: bool | None = None
+    max_streaming_response_tokens: int | None = None
 
 
-class CompletionRequest(GenerateRequest):
+class ChatRequest(HttpRequest):
+    """Body of /v1/chat/completions."""
+
+
+class CompletionRequest(HttpRequest):
     """Body of /v1/completions. `prompt`: text, token ids, or a list of either."""
 
     prompt: Any = None
-    n: int | None = None
 
 
-R = TypeVar("R", ChatRequest, CompletionRequest)
+R = TypeVar("R", bound=msgspec.Struct)
+
+_HTTP_ONLY = dict.fromkeys(
+    set(HttpRequest.__struct_fields__) - set(GenerateRequest.__struct_fields__)
+)
 
 
 def decode_body(body: bytes, kind: type[R]) -> R:
@@ -90,9 +106,7 @@ def split_prompts(prompt: Any) -> list[str | list[int]]:
     )
 
 
-def expand(
-    request: ChatRequest | CompletionRequest, prompts: list[str | list[int]] | None
-) -> list[bytes]:
+def expand(request: HttpRequest, prompts: list[str | list[int]] | None) -> list[bytes]:
     """The encoded GenerateRequests of a body, n per prompt, in the order of the choices.
 
     Choice k of a prompt samples with seed + k, so that the choices differ and can be repeated.
@@ -108,7 +122,7 @@ def expand(
     encoded = []
     for index in range(num_prompts):
         for choice in range(n):
-            changes: dict[str, Any] = {"n": None, "single_response": False}
+            changes: dict[str, Any] = {**_HTTP_ONLY, "single_response": False}
             if prompts is not None:
                 changes["prompt"] = prompts[index]
             if request.seed is not None and 0 <= request.seed <= MAX_SEED:
@@ -117,7 +131,7 @@ def expand(
     return encoded
 
 
-def _check_common(request: ChatRequest | CompletionRequest) -> None:
+def _check_common(request: HttpRequest) -> None:
     if request.stream_options is not None and not request.stream:
         raise InvalidRequestError("stream_options needs stream: true", param="stream_options")
     if request.tools is not None and len(request.tools) > MAX_TOOLS:

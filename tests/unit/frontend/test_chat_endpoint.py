@@ -32,6 +32,7 @@ async def test_a_collected_answer_has_exactly_the_fields_of_the_guides(make_clie
     reply = (await make_client(triton).post(URL, json=chat_body)).json()
     assert re.fullmatch(f"chatcmpl-{UUID4}", reply.pop("id"))
     assert reply.pop("created") > 1_700_000_000
+    assert reply.pop("system_fingerprint").startswith("fp_")
     assert reply == {
         "object": "chat.completion",
         "model": "default",

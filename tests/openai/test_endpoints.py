@@ -1,0 +1,32 @@
+"""Each endpoint besides chat and completions, once, against the whole service."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+pytestmark = pytest.mark.triton
+
+USER = {"role": "user", "content": "Tell me about bridges."}
+
+
+@pytest.fixture
+def http(service):
+    with httpx.Client(base_url=service.url, timeout=120) as client:
+        yield client
+
+
+def test_load_and_config_info_tell_of_the_running_engine(http):
+    load = http.get("/load").json()
+    assert load["kv_blocks_total"] > 0
+    assert 0 <= load["kv_usage"] <= 1
+    info = http.get("/config-info").json()
+    assert info["engine"]["max_model_len"] == load["limits"]["max_model_len"]
+    assert info["settings"]["serving"]["allowed_local_media_path"] is True
+
+
+def test_a_request_id_and_the_fingerprint_come_back(http):
+    body = {"messages": [USER], "max_tokens": 2, "request_id": "end-to-end"}
+    reply = http.post("/v1/chat/completions", json=body).json()
+    assert reply["id"] == "chatcmpl-end-to-end"
+    assert reply["system_fingerprint"] == http.get("/config-info").json()["system_fingerprint"]
