@@ -2,6 +2,7 @@
 
 import json
 import re
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
@@ -111,6 +112,23 @@ def test_a_token_that_does_not_fit_is_this_requests_error(structured, tokenizer)
     with pytest.raises(InvalidRequestError, match="cannot follow its grammar") as caught:
         matcher.consume(tokenizer.encode_text("z")[-1])
     assert caught.value.code == "grammar_error"
+
+
+def test_a_mask_that_does_not_come_is_this_requests_error(structured, monkeypatch):
+    monkeypatch.setattr("backend.structured.matcher.MASK_TIMEOUT_S", 0.01)
+    matcher = structured.compile(StructuredSpec("regex", "ab")).result()
+    matcher.pending = Future()
+    with pytest.raises(InvalidRequestError, match="too complex") as caught:
+        matcher.allowed()
+    assert caught.value.code == "grammar_error"
+
+
+def test_a_grammar_that_does_not_compile_in_time_is_refused(structured, monkeypatch):
+    monkeypatch.setattr("backend.structured.output.COMPILE_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(structured, "compile", lambda spec: Future())
+    with pytest.raises(InvalidRequestError, match="takes more than") as caught:
+        structured.check(StructuredSpec("regex", "ab", param="guided_regex"))
+    assert (caught.value.code, caught.value.param) == ("invalid_grammar", "guided_regex")
 
 
 def test_the_cache_is_bounded(structured):
