@@ -120,8 +120,11 @@ class GenerateRequest(msgspec.Struct, omit_defaults=True):
     needs. False allows empty ones before it, so that a stop string can end the generation early.
     `prompt_token_ids` are used instead of what `messages` would be rendered to, or of `prompt`.
     At most one of `response_format` (other than text), `guided_*` and `structural_tag` is given.
+    op `tokenize` and `detokenize` (of `prompt`, token ids) are questions to multimodal_preprocessor
+    alone, which generate nothing: it answers with an EngineRequest of op `tokens`.
     """
 
+    op: Literal["generate", "tokenize", "detokenize"] = "generate"
     messages: list[Message] | None = None
     prompt: str | list[int] | None = None
     model: str = "default"
@@ -258,7 +261,8 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     """One call of `ernie_engine`.
 
     op `generate` starts a request, `stop` ends the one(s) with `request_id`, `stats` asks for the
-    engine's state. `error` is a failure of the preprocessor on its way to the client.
+    engine's state. `error` is a failure of the preprocessor on its way to the client. `tokens`
+    answers a question to the preprocessor by PROMPT_IDS or `text`; the engine refuses it.
     `stream_key` is unique even when clients reuse request ids. `collect`: answer with exactly one
     EngineOutput at the end. `acknowledged`: a postprocessor acknowledges outputs (credits).
     `received_at`: when the preprocessor got the request, CLOCK_MONOTONIC seconds (0: unknown). A
@@ -266,7 +270,7 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     `response_max_tokens`: of the answer alone, after `thinking`.
     """
 
-    op: Literal["generate", "stop", "stats", "error"] = "generate"
+    op: Literal["generate", "stop", "stats", "error", "tokens"] = "generate"
     stream_key: str = ""
     request_id: str = ""
     collect: bool = False
@@ -280,6 +284,7 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     pixels: PixelHandle | None = None
     post: PostprocessSpec | None = None
     error: ErrorInfo | None = None
+    text: str = ""
 
 
 # ---- engine → postprocessor ---------------------------------------------------------------------

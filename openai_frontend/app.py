@@ -18,6 +18,7 @@ from openai_frontend.endpoints.metrics import metrics_route
 from openai_frontend.endpoints.models import model_routes
 from openai_frontend.endpoints.playground import PATHS as PLAYGROUND_PATHS
 from openai_frontend.endpoints.playground import playground_routes
+from openai_frontend.endpoints.tokenization import detokenize_endpoint, tokenize_endpoint
 from openai_frontend.endpoints.version import version_route
 from openai_frontend.error_response import (
     handle_ernie_error,
@@ -32,6 +33,8 @@ def create_app(service: Service) -> Starlette:
     routes = [
         Route("/v1/chat/completions", chat_endpoint(service), methods=["POST"]),
         Route("/v1/completions", completions_endpoint(service), methods=["POST"]),
+        Route("/tokenize", tokenize_endpoint(service), methods=["POST"]),
+        Route("/detokenize", detokenize_endpoint(service), methods=["POST"]),
         *model_routes(service),
         *health_routes(service),
         version_route(),

@@ -11,6 +11,7 @@ a client: it may name paths and shared-memory keys.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import itertools
@@ -26,6 +27,7 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from backend import wire
 from backend.errors import EngineUnavailableError, InternalError, InvalidRequestError
 from backend.wire import EngineOutput, EngineRequest, Event
+from openai_frontend.upstream import RefusedError, Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -97,10 +99,26 @@ class TritonClient:
         del request, media
         async with contextlib.aclosing(_outputs(call)) as outputs:
             async for output in outputs:
-                event = wire.decode(output[4:], Event)  # BYTES: a 4-byte length before the text
+                # BYTES: a 4-byte length before the text
+                event = wire.decode(output.raw_output_contents[0][4:], Event)
                 yield event
                 if event.is_last:
                     return
+
+    async def tokens(self, request: bytes, media: Sequence[bytes]) -> Tokens:
+        message = _infer_request(
+            PREPROCESSOR, f"tokens-{uuid.uuid4().hex}", _tensors(request, media)
+        )
+        async with contextlib.aclosing(_outputs(await self._send(message))) as outputs:
+            async for output in outputs:
+                names = [tensor.name for tensor in output.outputs]
+                tensors = dict(zip(names, output.raw_output_contents, strict=True))
+                answer = wire.decode(tensors["ENGINE_REQUEST"], EngineRequest)
+                if answer.error is not None:
+                    raise RefusedError(answer.error)
+                ids = array.array("i", tensors["PROMPT_IDS"])
+                return Tokens(ids.tolist(), answer.text)
+        raise EngineUnavailableError("the preprocessor did not answer")
 
     async def stop(self, request_id: str) -> None:
         await self._ask_engine(EngineRequest(op="stop", request_id=request_id))
@@ -156,7 +174,7 @@ class TritonClient:
         )
         async with contextlib.aclosing(_outputs(await self._send(message))) as outputs:
             async for output in outputs:
-                return wire.decode(output, EngineOutput)
+                return wire.decode(output.raw_output_contents[0], EngineOutput)
         raise EngineUnavailableError("the engine did not answer")
 
     async def _send(self, message: Any) -> Any:
@@ -175,15 +193,14 @@ class TritonClient:
         return next(self._stubs)
 
 
-async def _outputs(call: Any) -> AsyncGenerator[bytes, None]:
-    """The first output of each response; responses without one are skipped."""
+async def _outputs(call: Any) -> AsyncGenerator[Any, None]:
+    """The ModelInferResponse messages that hold an output; those without one are skipped."""
     try:
         while (response := await call.read()) is not grpc.aio.EOF:
             if response.error_message:
                 raise _server_error(response.error_message)
-            outputs = response.infer_response.raw_output_contents
-            if outputs:
-                yield outputs[0]
+            if response.infer_response.raw_output_contents:
+                yield response.infer_response
     except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
         raise _lost(error) from None
     finally:

@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from backend.errors import ErnieError, ErrorInfo
 from backend.wire import Event
+
+
+class RefusedError(ErnieError):
+    """What another process refused a request with."""
+
+    def __init__(self, info: ErrorInfo) -> None:
+        super().__init__(info.message, param=info.param, code=info.code)
+        self._info = info
+
+    def info(self) -> ErrorInfo:
+        return self._info
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """`ids`: of a prompt, with the placeholders of its media. `text`: of ids."""
+
+    ids: Sequence[int] = ()
+    text: str = ""
 
 
 class Upstream(Protocol):
@@ -16,6 +37,13 @@ class Upstream(Protocol):
 
         `request` is an encoded GenerateRequest. Raises EngineUnavailableError when the server
         cannot be reached or goes away, InternalError when it fails otherwise.
+        """
+        ...
+
+    async def tokens(self, request: bytes, media: Sequence[bytes]) -> Tokens:
+        """The answer to an encoded GenerateRequest of op `tokenize` or `detokenize`.
+
+        Raises what the request is refused with, and what `generate` raises.
         """
         ...
 

@@ -26,6 +26,8 @@ def check_request(request: EngineRequest) -> None:
         raise _invalid("request_id", f"has more than {MAX_ID_LENGTH} characters")
     if request.op == "stop" and not (request.request_id or request.stream_key):
         raise _invalid("request_id", "is missing: stop needs it, or a stream_key")
+    if request.op == "tokens":
+        raise _invalid("op", "is a question to multimodal_preprocessor, not to ernie_chat")
     if request.op == "error" and request.error is None:
         raise _invalid("error", "is missing")
 

@@ -47,6 +47,8 @@ from backend.preprocess.tool_policy import ToolPolicy, tool_policy
 from backend.structured import StructuredOutput
 from backend.tokenizer import Tokenizer
 
+MAX_DETOKENIZED = 2**20
+
 log = logging.getLogger(__name__)
 
 
@@ -136,7 +138,8 @@ class Preprocessor:
         else:
             prompt, echo_text = self._completion(request)
         prompt = self._truncate(prompt, request.truncate_prompt_tokens)
-        self._check_length(len(prompt.ids), sampling.min_tokens)
+        if request.op == "generate":
+            self._check_length(len(prompt.ids), sampling.min_tokens)
         thinking = None
         if opens_reasoning:
             thinking = thinking_spec(
@@ -177,6 +180,16 @@ class Preprocessor:
         )
         return PreparedRequest(engine, prompt.ids, prompt.positions, prompt.pixels)
 
+    def detokenize(self, request: wire.GenerateRequest) -> str:
+        """The text of `prompt`, token ids. Raises InvalidRequestError naming the field."""
+        token_ids = request.prompt
+        if not isinstance(token_ids, list) or len(token_ids) > MAX_DETOKENIZED:
+            raise InvalidRequestError(
+                f"detokenize needs at most {MAX_DETOKENIZED} token ids", param="tokens"
+            )
+        check_token_ids(token_ids, self._tokenizer.vocab_size, "tokens")
+        return self._tokenizer.decode(token_ids, request.skip_special_tokens)
+
     def _policy(self, request: wire.GenerateRequest) -> ToolPolicy:
         """Tools and constraint of the answer, which is known to compile."""
         answer = answer_format(request)
@@ -215,7 +228,7 @@ class Preprocessor:
             pieces = rendered.tokenize(self._tokenizer)
             opens_reasoning = rendered.opens_reasoning
         num_text_tokens = sum(len(piece) for piece in pieces if isinstance(piece, list))
-        if request.truncate_prompt_tokens is None:
+        if request.truncate_prompt_tokens is None and request.op == "generate":
             self._check_length(num_text_tokens + len(sources), 0)
         items = self._loader.load(sources, media) if sources else []
         prompt = lay_out(pieces, items, self._config)

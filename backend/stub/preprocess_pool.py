@@ -38,6 +38,8 @@ class Preparer(Protocol):
         self, request: wire.GenerateRequest, media: Sequence[bytes], request_id: str
     ) -> PreparedRequest: ...
 
+    def detokenize(self, request: wire.GenerateRequest) -> str: ...
+
 
 @dataclass(frozen=True)
 class EngineInput:
@@ -112,7 +114,11 @@ class PreprocessPool:
 
     def _prepare(self, job: Job) -> EngineInput:
         request = wire.decode(job.body, wire.GenerateRequest)
+        if request.op == "detokenize":
+            return tokens_answer(job.request_id, text=self._preparer.detokenize(request))
         prepared = self._preparer.prepare(request, job.media, job.request_id)
+        if request.op == "tokenize":  # of its media only the placeholders are wanted
+            return tokens_answer(job.request_id, prepared.prompt_ids)
         engine = prepared.engine
         engine.acknowledged = True
         engine.received_at = job.received_at
@@ -132,6 +138,15 @@ class PreprocessPool:
     def _done(self) -> None:
         with self._lock:
             self._num_waiting -= 1
+
+
+def tokens_answer(
+    request_id: str, token_ids: npt.NDArray[np.int32] | None = None, text: str = ""
+) -> EngineInput:
+    """What answers `tokenize` and `detokenize`."""
+    ids = np.zeros(0, np.int32) if token_ids is None else token_ids
+    request = wire.EngineRequest(op="tokens", request_id=request_id, text=text)
+    return EngineInput(request, ids, np.zeros((3, 0), np.int32))
 
 
 def failed(request_id: str, error: ErnieError) -> EngineInput:

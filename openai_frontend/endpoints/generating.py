@@ -16,7 +16,7 @@ from openai_frontend.reply import Plan, Reply
 from openai_frontend.service import Service
 
 # Decoding a larger body takes long enough to delay other streams' tokens.
-_THREAD_ABOVE_BYTES = 256 * 1024
+THREAD_ABOVE_BYTES = 256 * 1024
 
 
 class MakePlan(Protocol):
@@ -39,7 +39,7 @@ class GeneratingEndpoint:
                 body = await read_body(scope, receive, service.settings.max_body_bytes, lease)
             except ClientDisconnected:
                 return
-            if len(body) > _THREAD_ABOVE_BYTES:
+            if len(body) > THREAD_ABOVE_BYTES:
                 plan = await asyncio.to_thread(self._make_plan, service, body, started_at)
             else:
                 plan = self._make_plan(service, body, started_at)

@@ -73,19 +73,32 @@ def check_chat(request: ChatRequest) -> None:
         raise InvalidRequestError(
             "messages is missing or empty", param="messages", code="missing_required_parameter"
         )
-    if len(request.messages) > MAX_MESSAGES:
-        raise _too_many("messages", len(request.messages), MAX_MESSAGES)
-    for index, message in enumerate(request.messages):
-        if isinstance(message.content, list) and len(message.content) > MAX_PARTS:
-            raise _too_many(f"messages[{index}].content", len(message.content), MAX_PARTS)
+    check_messages(request)
     request.prompt = None
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequestError("top_logprobs needs logprobs: true", param="top_logprobs")
     _check_common(request)
 
 
+def check_messages(request: GenerateRequest) -> None:
+    """Raises InvalidRequestError for more messages, parts or tools than are looked at."""
+    messages = request.messages or []
+    if len(messages) > MAX_MESSAGES:
+        raise _too_many("messages", len(messages), MAX_MESSAGES)
+    for index, message in enumerate(messages):
+        if isinstance(message.content, list) and len(message.content) > MAX_PARTS:
+            raise _too_many(f"messages[{index}].content", len(message.content), MAX_PARTS)
+    if request.tools is not None and len(request.tools) > MAX_TOOLS:
+        raise _too_many("tools", len(request.tools), MAX_TOOLS)
+    for index, tool in enumerate(request.tools or ()):
+        _check_depth(tool.function.parameters, f"tools[{index}].function.parameters")
+    for name in ("metadata", "chat_template_kwargs", "mm_processor_kwargs"):
+        _check_depth(getattr(request, name), name)
+
+
 def check_completion(request: CompletionRequest) -> None:
     request.messages = None
+    check_messages(request)
     _check_common(request)
 
 
@@ -122,7 +135,7 @@ def expand(request: HttpRequest, prompts: list[str | list[int]] | None) -> list[
     encoded = []
     for index in range(num_prompts):
         for choice in range(n):
-            changes: dict[str, Any] = {**_HTTP_ONLY, "single_response": False}
+            changes: dict[str, Any] = {**_HTTP_ONLY, "op": "generate", "single_response": False}
             if prompts is not None:
                 changes["prompt"] = prompts[index]
             if request.seed is not None and 0 <= request.seed <= MAX_SEED:
@@ -134,12 +147,6 @@ def expand(request: HttpRequest, prompts: list[str | list[int]] | None) -> list[
 def _check_common(request: HttpRequest) -> None:
     if request.stream_options is not None and not request.stream:
         raise InvalidRequestError("stream_options needs stream: true", param="stream_options")
-    if request.tools is not None and len(request.tools) > MAX_TOOLS:
-        raise _too_many("tools", len(request.tools), MAX_TOOLS)
-    for index, tool in enumerate(request.tools or ()):
-        _check_depth(tool.function.parameters, f"tools[{index}].function.parameters")
-    for name in ("metadata", "chat_template_kwargs", "mm_processor_kwargs"):
-        _check_depth(getattr(request, name), name)
 
 
 def _check_depth(value: Any, param: str) -> None:

@@ -30,3 +30,18 @@ def test_a_request_id_and_the_fingerprint_come_back(http):
     reply = http.post("/v1/chat/completions", json=body).json()
     assert reply["id"] == "chatcmpl-end-to-end"
     assert reply["system_fingerprint"] == http.get("/config-info").json()["system_fingerprint"]
+
+
+def test_tokenize_counts_what_chat_reads_and_detokenize_is_its_inverse(http, media_folder):
+    picture = {"type": "image_url", "image_url": f"file://{media_folder / 'picture.jpg'}"}
+    for content in ("Tell me.", [picture, {"type": "text", "text": "What is it?"}]):
+        messages = [{"role": "user", "content": content}]
+        tokens = http.post("/tokenize", json={"messages": messages}).json()
+        body = {"messages": messages, "max_tokens": 1, "return_token_ids": True}
+        reply = http.post("/v1/chat/completions", json=body).json()
+        assert tokens["tokens"] == reply["choices"][0]["message"]["prompt_token_ids"]
+        assert tokens["count"] == reply["usage"]["prompt_tokens"]
+    ids = http.post("/tokenize", json={"prompt": "Bridges, 桥梁"}).json()["tokens"]
+    assert http.post("/detokenize", json={"tokens": ids}).json() == {"prompt": "Bridges, 桥梁"}
+    assert http.post("/detokenize", json={"tokens": [-1]}).status_code == 400
+    assert http.post("/tokenize", json={"prompt": ""}).json()["error"]["param"] == "prompt"

@@ -19,6 +19,7 @@ from backend import wire
 from backend.errors import ErnieError
 from backend.request import FinishReason, Usage
 from backend.wire import Delta, Event, GenerateRequest, ToolCallDelta
+from openai_frontend.upstream import Tokens
 
 Step = Event | ErnieError | asyncio.Event
 
@@ -36,9 +37,11 @@ class FakeTriton:
     scripts: Sequence[Sequence[Step]] = ()
     state: dict[str, Any] = field(default_factory=lambda: {"engine_up": 1, "max_model_len": 4096})
     failure: ErnieError | None = None
+    answer: Tokens | ErnieError = field(default_factory=Tokens)
 
     def __post_init__(self) -> None:
         self.sent: list[Sent] = []
+        self.asked: list[Sent] = []
         self.stopped: list[str] = []
         self.num_stats = 0
         self.num_open = 0
@@ -68,6 +71,12 @@ class FakeTriton:
             self.num_read_to_end += 1
         finally:
             self.num_open -= 1
+
+    async def tokens(self, request: bytes, media: Sequence[bytes]) -> Tokens:
+        self.asked.append(Sent("", wire.decode(request, GenerateRequest), list(media)))
+        if isinstance(self.answer, ErnieError):
+            raise self.answer
+        return self.answer
 
     async def stop(self, request_id: str) -> None:
         self.stopped.append(request_id)

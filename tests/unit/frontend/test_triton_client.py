@@ -16,6 +16,7 @@ from backend.errors import EngineUnavailableError, ErrorInfo, InternalError
 from backend.request import FinishReason
 from backend.wire import Delta, EngineOutput, EngineRequest, Event
 from openai_frontend.triton_client import MODEL_UNAVAILABLE, TritonClient
+from openai_frontend.upstream import RefusedError, Tokens
 from tests.unit.frontend.fake_triton import wait_until
 
 Answer = Callable[[Any], list[Any]]
@@ -238,3 +239,27 @@ async def test_the_probe_tells_a_dead_model(kserve, text, model):
     with pytest.raises(EngineUnavailableError) as raised:
         await client.probe()
     assert raised.value.code == MODEL_UNAVAILABLE
+
+
+async def test_tokens_are_read_by_the_names_of_the_outputs(kserve):
+    def named(**outputs: bytes) -> list[Any]:
+        response = output(b"")
+        del response.infer_response.raw_output_contents[:]
+        for name, data in outputs.items():
+            response.infer_response.outputs.add(name=name)
+            response.infer_response.raw_output_contents.append(data)
+        return [response]
+
+    answer = wire.encode(EngineRequest(op="tokens", text="Hello"))
+    ids = b"\x05\0\0\0\x06\0\0\0"
+    servicer, client = await kserve(
+        multimodal_preprocessor=lambda request: named(PROMPT_IDS=ids, ENGINE_REQUEST=answer)
+    )
+    assert await client.tokens(b"{}", [b"picture"]) == Tokens([5, 6], "Hello")
+    assert [item.name for item in servicer.requests[0].inputs] == ["REQUEST", "MEDIA"]
+    refusal = ErrorInfo(400, "invalid_request_error", "invalid_value", "no", "prompt")
+    refused = wire.encode(EngineRequest(op="error", error=refusal))
+    servicer.answers["multimodal_preprocessor"] = lambda request: named(ENGINE_REQUEST=refused)
+    with pytest.raises(RefusedError) as raised:
+        await client.tokens(b"{}", [])
+    assert raised.value.info() == refusal
