@@ -92,9 +92,9 @@ IGNORED_FLAGS: tuple[Flag, ...] = (
     ),
     _ignored("--graph-optimization-config", "json", _DECODING),
     _ignored("--plas-attention-config", "json", "attention is never sparse"),
-    _ignored("--guided-decoding-backend", "str", "answers cannot be constrained yet", "off"),
+    _ignored("--guided-decoding-backend", "str", "answers can always be constrained", "off"),
     _ignored(
-        "--guided-decoding-disable-any-whitespace", "switch", "answers cannot be constrained yet"
+        "--guided-decoding-disable-any-whitespace", "switch", "whitespace in JSON is always limited"
     ),
     _ignored("--enable-logprob", "switch", "log-probabilities are always available"),
     _ignored("--max-logprobs", "int", "at most 20 log-probabilities per token", 20),
