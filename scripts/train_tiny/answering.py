@@ -78,9 +78,9 @@ class TorchAnswerer:
     def _prompts(self, examples: Sequence[Example]) -> tuple[torch.Tensor, ...]:
         """Left-padded embeddings [b, s, H], mask [b, s], positions [3, b, s], expert kinds."""
         chunk, patches = Chunk.of(examples, [0] * len(examples))
-        pool = Pool(
-            len(patches) + 1, len(examples), self._device, self._vision_ids, rectangles=True
-        )
+        # A pool's room for tokens counts on short examples; tool lists are three times as long.
+        room = 3 * len(examples)
+        pool = Pool(len(patches) + 1, room, self._device, self._vision_ids, rectangles=True)
         pool.add(chunk, patches)
         step = pool.step(np.arange(len(examples))).to(self._device)
         rows = self._forward.embed(step, pool.patches)
