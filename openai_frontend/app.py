@@ -14,6 +14,7 @@ from openai_frontend.endpoints.completions import completions_endpoint
 from openai_frontend.endpoints.health import PATHS as HEALTH_PATHS
 from openai_frontend.endpoints.health import health_routes
 from openai_frontend.endpoints.load import config_route, load_route
+from openai_frontend.endpoints.messages import count_tokens_endpoint, messages_endpoint
 from openai_frontend.endpoints.metrics import metrics_route
 from openai_frontend.endpoints.models import model_routes
 from openai_frontend.endpoints.playground import PATHS as PLAYGROUND_PATHS
@@ -33,6 +34,8 @@ def create_app(service: Service) -> Starlette:
     routes = [
         Route("/v1/chat/completions", chat_endpoint(service), methods=["POST"]),
         Route("/v1/completions", completions_endpoint(service), methods=["POST"]),
+        Route("/v1/messages", messages_endpoint(service), methods=["POST"]),
+        Route("/v1/messages/count_tokens", count_tokens_endpoint(service), methods=["POST"]),
         Route("/tokenize", tokenize_endpoint(service), methods=["POST"]),
         Route("/detokenize", detokenize_endpoint(service), methods=["POST"]),
         *model_routes(service),

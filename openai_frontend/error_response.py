@@ -1,15 +1,15 @@
-"""Errors as OpenAI bodies, `{"error": {"message", "type", "param", "code"}}`, with their status."""
+"""Errors as HTTP answers, in the form that the path's clients understand."""
 
 from __future__ import annotations
 
 import math
 
-import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
 from backend.errors import ErnieError, ErrorInfo, InternalError
+from openai_frontend.protocol.errors import body_for
 
 _RETRY_STATUSES = (429, 503)
 _DEFAULT_RETRY_S = 1.0
@@ -19,37 +19,19 @@ _HTTP_ERRORS = {
 }
 
 
-class _ErrorObject(msgspec.Struct):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class _ErrorBody(msgspec.Struct, omit_defaults=True):
-    error: _ErrorObject
-    detail: str | None = None
-
-
-def error_body(info: ErrorInfo) -> bytes:
-    """FastDeploy's clients look for `detail` on a 429; it stands beside `error`."""
-    error = _ErrorObject(info.message, info.type, info.param, info.code)
-    return msgspec.json.encode(_ErrorBody(error, info.message if info.status == 429 else None))
-
-
-def error_response(info: ErrorInfo) -> Response:
+def error_response(info: ErrorInfo, path: str) -> Response:
     headers = {}
     if info.status in _RETRY_STATUSES:
         headers["retry-after"] = str(math.ceil(info.retry_after_s or _DEFAULT_RETRY_S))
     if info.status == 401:
         headers["www-authenticate"] = "Bearer"
-    return Response(error_body(info), info.status, headers, "application/json")
+    return Response(body_for(path, info), info.status, headers, "application/json")
 
 
 async def handle_ernie_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ErnieError):
         raise error
-    return error_response(error.info())
+    return error_response(error.info(), request.scope["path"])
 
 
 async def handle_http_exception(request: Request, error: Exception) -> Response:
@@ -59,11 +41,12 @@ async def handle_http_exception(request: Request, error: Exception) -> Response:
     code, text = _HTTP_ERRORS.get(error.status_code, ("invalid_request", "the request is refused"))
     message = text.format(method=request.method, path=request.scope["path"][:200])
     info = ErrorInfo(error.status_code, "invalid_request_error", code, message)
-    response = error_response(info)
+    response = error_response(info, request.scope["path"])
     response.headers.update(error.headers or {})
     return response
 
 
-async def handle_unexpected(request: Request, error: Exception) -> Response:
+async def handle_unexpected(request: Request, exception: Exception) -> Response:
     """Our own mistake: the traceback goes to the log, never to the client."""
-    return error_response(InternalError("internal error; the server's log has the cause").info())
+    error = InternalError("internal error; the server's log has the cause")
+    return error_response(error.info(), request.scope["path"])

@@ -70,7 +70,8 @@ class HttpMetrics:
 
 
 class ApiKeys:
-    """Asks for a key on every path but the open ones.
+    """Asks for a key on every path but the open ones: `Authorization: Bearer KEY`, or `x-api-key`,
+    where Anthropic's clients put theirs.
 
     The path is the one the router uses, not one rebuilt from the Host header. Keys are compared by
     digest, all of them, so that neither timing nor length tells anything.
@@ -85,18 +86,28 @@ class ApiKeys:
         if scope["type"] == "http" and scope["path"] not in self._open_paths:
             if not self._is_known(scope):
                 error = UnauthorizedError("a valid API key is needed: Authorization: Bearer KEY")
-                await error_response(error.info())(scope, receive, send)
+                await error_response(error.info(), scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
     def _is_known(self, scope: Scope) -> bool:
-        for name, value in scope["headers"]:
-            scheme, _, key = value.partition(b" ")
-            if name == b"authorization" and scheme.lower() == b"bearer":
-                given = _digest(key.strip())
-                matches = [hmac.compare_digest(given, digest) for digest in self._digests]
-                return any(matches)
-        return False
+        return any([self._matches(key) for key in _given_keys(scope)])
+
+    def _matches(self, key: bytes) -> bool:
+        given = _digest(key)
+        return any([hmac.compare_digest(given, digest) for digest in self._digests])
+
+
+def _given_keys(scope: Scope) -> list[bytes]:
+    """The first key of either header."""
+    keys: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        scheme, _, key = value.partition(b" ")
+        if name == b"authorization" and scheme.lower() == b"bearer":
+            keys.setdefault(name, key.strip())
+        elif name == b"x-api-key":
+            keys.setdefault(name, value.strip())
+    return list(keys.values())
 
 
 def _digest(key: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 Until the first event has arrived nothing is sent, so that a refusal still has its HTTP status; only
 a ping after long silence commits to a stream before that. After it, an error travels as
-`data: {"error": ...}` followed by `data: [DONE]`.
+`data: {"error": ...}` followed by `data: [DONE]`, or the format's own words for that.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from starlette.types import Receive, Scope, Send
 from backend.errors import DeadlineExceededError, ErnieError, ErrorInfo, InternalError
 from backend.wire import Event
 from openai_frontend.body import ClientDisconnected
-from openai_frontend.error_response import error_body, error_response
+from openai_frontend.error_response import error_response
 from openai_frontend.generation import Generation
 from openai_frontend.protocol.answer import Answer
-from openai_frontend.protocol.formats import DATA, DONE, END, PING, Format
+from openai_frontend.protocol.formats import Format
 from openai_frontend.pulse import Pulse
 from openai_frontend.service import Service
 
@@ -115,7 +115,7 @@ class Reply:
     async def _stream(self) -> None:
         while not self._is_complete():
             events = await self._generation.take()
-            frames = [] if events else [PING]
+            frames = [] if events else [self._plan.format.ping]
             try:
                 for index, event in events:
                     frames.append(self._chunk(index, event))
@@ -127,7 +127,7 @@ class Reply:
         await self._start_stream()
         if self._plan.include_usage:
             frames.append(self._plan.format.usage_chunk(self._answers))
-        await self._send_body(b"".join((*frames, DONE)), more=False)
+        await self._send_body(b"".join((*frames, self._plan.format.done)), more=False)
 
     async def _collect(self) -> None:
         while not self._is_complete():
@@ -176,9 +176,11 @@ class Reply:
 
     async def _send_error(self, info: ErrorInfo) -> None:
         if self._has_started:
-            await self._send_body(b"".join((DATA, error_body(info), END, DONE)), more=False)
+            form = self._plan.format
+            await self._send_body(form.failure(info) + form.done, more=False)
         else:
-            await error_response(info)(self._scope, self._receive, self._pulse.send)
+            response = error_response(info, self._scope["path"])
+            await response(self._scope, self._receive, self._pulse.send)
 
     def _count_success(self) -> None:
         self._service.metrics.succeeded(

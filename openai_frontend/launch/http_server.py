@@ -18,7 +18,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from backend.errors import ConfigError, EngineUnavailableError, ErrorInfo
-from openai_frontend.error_response import error_body
+from openai_frontend.protocol.errors import error_body
 from openai_frontend.pulse import ABORT_EXTENSION
 
 HEADER_TIMEOUT_S = 10.0

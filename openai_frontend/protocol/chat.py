@@ -13,7 +13,7 @@ import msgspec
 
 from backend.wire import Event, ToolCallDelta
 from openai_frontend.protocol.answer import Answer
-from openai_frontend.protocol.formats import END, ReplyHead, encode
+from openai_frontend.protocol.formats import END, OpenAIStream, ReplyHead, encode
 from openai_frontend.protocol.logprobs import ChatLogprobs, chat_logprobs
 from openai_frontend.protocol.usage import UsageObject, usage_object
 
@@ -58,7 +58,7 @@ class ChatCompletion(msgspec.Struct):
     service_tier: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class ChatFormat:
+class ChatFormat(OpenAIStream):
     """Implements `Format`."""
 
     def __init__(self, head: ReplyHead) -> None:

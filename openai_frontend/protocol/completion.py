@@ -8,7 +8,7 @@ import msgspec
 
 from backend.wire import Event
 from openai_frontend.protocol.answer import Answer
-from openai_frontend.protocol.formats import END, ReplyHead, encode
+from openai_frontend.protocol.formats import END, OpenAIStream, ReplyHead, encode
 from openai_frontend.protocol.logprobs import CompletionLogprobs, completion_logprobs
 from openai_frontend.protocol.usage import UsageObject, usage_object
 
@@ -35,7 +35,7 @@ class Completion(msgspec.Struct):
     service_tier: str | msgspec.UnsetType = msgspec.UNSET
 
 
-class CompletionFormat:
+class CompletionFormat(OpenAIStream):
     """Implements `Format`."""
 
     def __init__(self, head: ReplyHead) -> None:

@@ -8,8 +8,10 @@ from typing import Protocol
 
 import msgspec
 
+from backend.errors import ErrorInfo
 from backend.wire import Event
 from openai_frontend.protocol.answer import Answer
+from openai_frontend.protocol.errors import error_body
 
 DATA = b"data: "
 END = b"\n\n"
@@ -47,8 +49,26 @@ class ReplyHead:
         return DATA + encode(head)[:-1]
 
 
+def server_event(name: str, body: bytes) -> bytes:
+    """A named event, as Anthropic's API and OpenAI's responses have them."""
+    return b"event: " + name.encode() + b"\n" + DATA + body + END
+
+
 class Format(Protocol):
-    """Stateless but for what `chunk` must know of earlier chunks of the same stream."""
+    """Stateless but for what `chunk` must know of earlier chunks of the same stream.
+
+    `ping` may be sent at any time, `done` ends every stream, also one that failed.
+    """
+
+    @property
+    def ping(self) -> bytes: ...
+
+    @property
+    def done(self) -> bytes: ...
+
+    def failure(self, info: ErrorInfo) -> bytes:
+        """What tells an error in a stream that has begun."""
+        ...
 
     def chunk(self, index: int, event: Event, answers: Sequence[Answer], elapsed_s: float) -> bytes:
         """Stream bytes for an event of choice `index` (already in `answers`); may be empty."""
@@ -57,3 +77,13 @@ class Format(Protocol):
     def usage_chunk(self, answers: Sequence[Answer]) -> bytes: ...
 
     def body(self, answers: Sequence[Answer]) -> bytes: ...
+
+
+class OpenAIStream:
+    """The half of `Format` that chat and completions share."""
+
+    ping = PING
+    done = DONE
+
+    def failure(self, info: ErrorInfo) -> bytes:
+        return DATA + error_body(info) + END

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+
 import httpx
 import pytest
 
@@ -45,3 +48,28 @@ def test_tokenize_counts_what_chat_reads_and_detokenize_is_its_inverse(http, med
     assert http.post("/detokenize", json={"tokens": ids}).json() == {"prompt": "Bridges, 桥梁"}
     assert http.post("/detokenize", json={"tokens": [-1]}).status_code == 400
     assert http.post("/tokenize", json={"prompt": ""}).json()["error"]["param"] == "prompt"
+
+
+def test_messages_are_answered_and_counted_alike(http, media_folder):
+    data = base64.b64encode((media_folder / "picture.jpg").read_bytes()).decode()
+    image = {
+        "type": "image",
+        "source": {"type": "base64", "media_type": "image/jpeg", "data": data},
+    }
+    question = {"role": "user", "content": [image, {"type": "text", "text": "What is it?"}]}
+    body = {"model": "default", "max_tokens": 8, "temperature": 0, "messages": [question]}
+    count = http.post("/v1/messages/count_tokens", json=body).json()["input_tokens"]
+    reply = http.post("/v1/messages", json=body).json()
+    usage = reply["usage"]
+    assert usage["input_tokens"] + usage["cache_read_input_tokens"] == count
+    assert reply["stop_reason"] in ("end_turn", "max_tokens")
+    assert {block["type"] for block in reply["content"]} <= {"text", "tool_use"}
+    stream = http.post("/v1/messages", json={**body, "stream": True}).text
+    events = [json.loads(line[6:]) for line in stream.splitlines() if line.startswith("data: ")]
+    assert events[0]["message"]["usage"]["input_tokens"] == count
+    deltas = [event["delta"] for event in events if event["type"] == "content_block_delta"]
+    texts = [block["text"] for block in reply["content"] if block["type"] == "text"]
+    assert "".join(delta.get("text", "") for delta in deltas) == "".join(texts)
+    assert events[-1]["type"] == "message_stop"
+    refused = http.post("/v1/messages", json={**body, "max_tokens": 0})
+    assert refused.json()["error"]["type"] == "invalid_request_error"
