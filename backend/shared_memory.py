@@ -146,6 +146,10 @@ class CreditFile:
     def count(self, slot: int) -> int:
         return self._counters[slot]
 
+    def total(self) -> int:
+        """The sum of all counters."""
+        return int(np.frombuffer(self._counters, np.int64).sum())
+
     def bump(self, slot: int) -> None:
         """Acknowledge one output. A slot that does not exist is ignored."""
         if 0 <= slot < self.num_slots:

@@ -14,6 +14,9 @@ from backend.wire import Credit
 
 NUM_SLOTS = 4096
 MAX_REST_S = 60.0
+LOST_S = 0.1
+"""Outputs that nobody acknowledged while nothing else was acknowledged either for so long are
+lost: their postprocessor died, or Triton dropped their cancelled request."""
 
 
 class CreditLease:
@@ -35,6 +38,9 @@ class CreditSlots:
         self._file = CreditFile.create(num_slots)
         self._free = list(range(num_slots - 1, -1, -1))
         self._resting: collections.deque[tuple[CreditLease, int, float]] = collections.deque()
+        self._num_sent = 0
+        self._num_acknowledged = 0
+        self._acknowledged_at = time.monotonic()
 
     def lease(self) -> CreditLease | None:
         """A slot nobody acknowledges to any more, or None: the stream then goes unthrottled."""
@@ -44,6 +50,22 @@ class CreditSlots:
     def release(self, lease: CreditLease, num_sent: int) -> None:
         """The stream has sent its last output, `num_sent` in all."""
         self._resting.append((lease, num_sent, time.monotonic()))
+
+    def count_sent(self) -> None:
+        """An output of a stream with a lease went out."""
+        self._num_sent += 1
+
+    def num_outstanding(self) -> int:
+        """Outputs of all streams that are on their way to the postprocessor."""
+        now = time.monotonic()
+        num_acknowledged = self._file.total()
+        if num_acknowledged != self._num_acknowledged or num_acknowledged >= self._num_sent:
+            self._num_acknowledged, self._acknowledged_at = num_acknowledged, now
+        elif now - self._acknowledged_at > LOST_S:
+            self._num_sent = num_acknowledged
+        # Outputs taken for lost may only have been late: they must not widen the window for ever.
+        self._num_sent = max(self._num_sent, num_acknowledged)
+        return self._num_sent - num_acknowledged
 
     def remove(self) -> None:
         """Remove the file; for the end, when the sender may still be using its map."""

@@ -2,6 +2,8 @@
 
 Executor `paced`. With it everything but the model can be loaded and measured: stubs, sockets,
 credits, postprocessor, gRPC. Its tokens follow from the prompt alone, so answers can be compared.
+As logprobs it sends minus the moment (monotonic clock, s) at which each token was due: whoever
+receives them on the same machine knows how late they are.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import numpy.typing as npt
 from backend.config.serving import EngineSettings
 from backend.errors import InvalidRequestError, OverloadedError
 from backend.request import FinishReason, Usage
-from backend.wire import EngineOutput, EngineRequest
+from backend.wire import EngineOutput, EngineRequest, TokenLogprob
 
 FIRST_TOKEN_ID = 300
 NUM_TOKEN_IDS = 200
@@ -115,13 +117,17 @@ class PacedCore:
             total = run.num_tokens
         if total == run.num_tokens and not run.is_stopped:
             return None
-        token_ids = [
-            FIRST_TOKEN_ID + (run.seed + index) % NUM_TOKEN_IDS
-            for index in range(run.num_tokens, total)
-        ]
+        indices = range(run.num_tokens, total)
+        token_ids = [FIRST_TOKEN_ID + (run.seed + index) % NUM_TOKEN_IDS for index in indices]
         run.num_tokens = total
         self._num_generated_tokens += len(token_ids)
         output = EngineOutput(stream_key=run.request.stream_key, seq=0, token_ids=token_ids)
+        if run.request.sampling.logprobs is not None:
+            due = [run.started_at + index / self._tokens_per_s for index in indices]
+            output.logprobs = [
+                TokenLogprob(token_id, -moment)
+                for token_id, moment in zip(token_ids, due, strict=True)
+            ]
         if run.is_stopped or total == run.max_tokens:
             output.finish_reason = FinishReason.ABORT if run.is_stopped else FinishReason.LENGTH
             output.usage = Usage(

@@ -2,9 +2,9 @@
 
 Sends of several threads would overtake each other inside Triton, and there is no back pressure
 between the engine and the postprocessor: a response is "sent" when it is queued. So at most
-MAX_UNACKNOWLEDGED outputs of a stream are on their way; what the engine brings meanwhile merges
-into the next one. Under load outputs grow instead of queues. A stream's first output overtakes
-everything: it is what a user waits for.
+MAX_UNACKNOWLEDGED outputs of a stream, and WINDOW of all streams, are on their way; what the engine
+brings meanwhile merges into the next one. Under load outputs grow instead of queues. A stream's
+first output overtakes everything: it is what a user waits for.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from backend.engine.stream import Stream
 from backend.wire import EngineOutput
 
 MAX_UNACKNOWLEDGED = 4
+WINDOW = 32
+"""Enough to keep Triton busy. What waits in Triton's queue is older than what waits here, where it
+still merges: 256 streams with four outputs each on their way were half a second late."""
 POLL_S = 0.002
 """How often streams without credit are looked at."""
 STALL_S = 5.0
@@ -77,14 +80,16 @@ class Sender:
             if self._first:
                 return self._first.popleft()
             self._unblock()
-            while self._ready:
+            is_open = self._is_closed or self._slots.num_outstanding() < WINDOW
+            while is_open and self._ready:
                 stream = self._ready.popleft()
                 if self._is_closed or _may_send(stream):
                     return stream
                 self._blocked.append(stream)
-            if self._is_closed and not self._blocked:
+            is_waiting = self._blocked or self._ready
+            if self._is_closed and not is_waiting:
                 return None
-            self._condition.wait(POLL_S if self._blocked else None)
+            self._condition.wait(POLL_S if is_waiting else None)
 
     def _unblock(self) -> None:
         """Give streams without credit another look, but not more often than every POLL_S."""
@@ -99,6 +104,8 @@ class Sender:
         if stream.request.acknowledged and output.seq == 0 and not is_last:
             stream.lease = self._slots.lease()
             output.credit = stream.lease.credit if stream.lease else None
+        if stream.lease is not None:
+            self._slots.count_sent()
         stream.last_sent_at = time.monotonic()
         self.num_outputs += 1
         try:

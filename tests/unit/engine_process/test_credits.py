@@ -49,6 +49,30 @@ def test_a_slot_rests_until_all_its_acknowledgements_arrived(slots, acknowledge)
     assert other.num_acknowledged() == 0
 
 
+def test_outputs_on_their_way_are_counted_over_all_streams(slots, acknowledge):
+    first, other = slots.lease(), slots.lease()
+    for _ in range(3):
+        slots.count_sent()
+    assert slots.num_outstanding() == 3
+    acknowledge(first)
+    acknowledge(other)
+    assert slots.num_outstanding() == 1
+
+
+def test_lost_acknowledgements_are_forgotten_after_a_while(slots, acknowledge, monkeypatch):
+    first = slots.lease()
+    slots.count_sent()
+    slots.count_sent()
+    assert slots.num_outstanding() == 2
+    monkeypatch.setattr(credits, "LOST_S", 0.0)
+    assert slots.num_outstanding() == 0
+    monkeypatch.setattr(credits, "LOST_S", 60.0)
+    acknowledge(first)  # one of them was only late
+    assert slots.num_outstanding() == 0
+    slots.count_sent()
+    assert slots.num_outstanding() == 1
+
+
 def test_a_slot_comes_back_even_when_the_postprocessor_died(slots, monkeypatch):
     slots.release(slots.lease(), 5)
     slots.lease()

@@ -2,6 +2,7 @@ import threading
 
 import pytest
 
+from backend.engine import credits
 from backend.engine import sender as sender_module
 from backend.engine.sender import MAX_UNACKNOWLEDGED, Sender
 from backend.engine.stream import Stream
@@ -88,6 +89,28 @@ def test_without_acknowledgement_only_four_outputs_are_on_their_way(sender, make
     until(lambda: len(outputs) == MAX_UNACKNOWLEDGED + 1)
     file.close()
     assert outputs[-1].token_ids == list(range(MAX_UNACKNOWLEDGED, 20))
+
+
+def test_all_streams_together_have_a_bounded_number_on_their_way(
+    sender, make_stream, until, monkeypatch
+):
+    monkeypatch.setattr(sender_module, "WINDOW", 6)
+    monkeypatch.setattr(credits, "LOST_S", 60.0)
+    streams = [make_stream(str(index), acknowledged=True) for index in range(6)]
+    sender.push((stream, token(0)) for stream in streams)
+    until(lambda: all(stream.responder.outputs for stream in streams))
+    sender.push((stream, token(1)) for stream in streams)
+    first = make_stream("first", acknowledged=True)
+    sender.push([(first, token(0, last=True))])
+    first.responder.wait()  # first outputs do not wait for the window
+    sender.push((stream, token(2)) for stream in streams)
+    assert [len(stream.responder.outputs) for stream in streams] == [1] * 6
+    credit = streams[0].responder.outputs[0].credit
+    file = CreditFile.open(credit.name)
+    file.bump(credit.slot)
+    until(lambda: sum(len(stream.responder.outputs) for stream in streams) == 7)
+    file.close()
+    assert streams[0].responder.outputs[-1].token_ids == [1, 2]
 
 
 def test_a_stream_nobody_acknowledges_goes_on_slowly(sender, make_stream, monkeypatch):

@@ -1,0 +1,88 @@
+"""Everything but the model under load: streams of a fixed pace, and how late their tokens come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+
+import numpy as np
+
+from .clients import http_events
+from .server import running
+
+PROBE_EVERY = 16
+"""One stream in so many carries the due times; asking all would load the service with logprobs."""
+SPREAD_S = 2.0
+"""Streams begin over this time: the burst of their prompts is another measurement."""
+
+
+async def measure(model: str, num_streams: int, pace: float, seconds: float) -> None:
+    """Print tokens delivered per second and the latency added to them."""
+    num_tokens = round(pace * seconds)
+    settings = {"executor": "paced", "tokens_per_s": pace}
+    flags = ["--max-num-seqs", str(num_streams), "--max-num-batched-tokens", str(8 * num_streams)]
+    with running(model, flags, settings) as server:
+        port = server.http_port
+        [quiet] = await _streams(port, 1, min(num_tokens, 200))
+        results = await _streams(port, num_streams, num_tokens)
+    began = max(result.first for result in results)
+    ended = min(result.last for result in results)
+    count = sum(result.count_between(began, ended) for result in results)
+    late = np.concatenate([result.late for result in results]) * 1e3
+    alone = np.array(quiet.late) * 1e3
+    missing = sum(num_tokens - result.num_tokens for result in results)
+    wanted = num_streams * pace
+    print(
+        f"{num_streams} streams of {pace:g} tokens/s, {ended - began:.1f} s with all of them open"
+    )
+    print(f"delivered {count / (ended - began):.0f} tokens/s of {wanted:.0f}; {missing} missing")
+    print(
+        f"added latency p50 {np.median(late):.1f} ms, p99 {np.percentile(late, 99):.1f} ms "
+        f"(one stream alone: p50 {np.median(alone):.1f} ms)"
+    )
+
+
+class _Result:
+    def __init__(self) -> None:
+        self.arrivals: list[tuple[float, int]] = []
+        self.late: list[float] = []
+
+    @property
+    def first(self) -> float:
+        return self.arrivals[0][0]
+
+    @property
+    def last(self) -> float:
+        return self.arrivals[-1][0]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(count for _, count in self.arrivals)
+
+    def count_between(self, began: float, ended: float) -> int:
+        return sum(count for when, count in self.arrivals if began < when <= ended)
+
+
+async def _streams(port: int, num_streams: int, num_tokens: int) -> list[_Result]:
+    tasks = []
+    for index in range(num_streams):
+        is_probe = index % PROBE_EVERY == 0
+        tasks.append(asyncio.create_task(_stream(port, index, num_tokens, is_probe)))
+        await asyncio.sleep(SPREAD_S / num_streams)
+    return await asyncio.gather(*tasks)
+
+
+async def _stream(port: int, index: int, num_tokens: int, is_probe: bool) -> _Result:
+    body = {"prompt": f"stream {index}", "max_tokens": num_tokens, "return_token_ids": True}
+    if is_probe:
+        body["logprobs"] = 0
+    result = _Result()
+    async for data in http_events(port, "/v1/completions", body):
+        now = time.monotonic()
+        choice = json.loads(data)["choices"][0]
+        if count := len(choice.get("completion_token_ids") or ()):
+            result.arrivals.append((now, count))
+        if choice.get("logprobs"):
+            result.late += [now + due for due in choice["logprobs"]["token_logprobs"]]
+    return result
