@@ -19,6 +19,7 @@ from openai_frontend.endpoints.metrics import metrics_route
 from openai_frontend.endpoints.models import model_routes
 from openai_frontend.endpoints.playground import PATHS as PLAYGROUND_PATHS
 from openai_frontend.endpoints.playground import playground_routes
+from openai_frontend.endpoints.responses import responses_endpoint
 from openai_frontend.endpoints.tokenization import detokenize_endpoint, tokenize_endpoint
 from openai_frontend.endpoints.version import version_route
 from openai_frontend.error_response import (
@@ -34,6 +35,7 @@ def create_app(service: Service) -> Starlette:
     routes = [
         Route("/v1/chat/completions", chat_endpoint(service), methods=["POST"]),
         Route("/v1/completions", completions_endpoint(service), methods=["POST"]),
+        Route("/v1/responses", responses_endpoint(service), methods=["POST"]),
         Route("/v1/messages", messages_endpoint(service), methods=["POST"]),
         Route("/v1/messages/count_tokens", count_tokens_endpoint(service), methods=["POST"]),
         Route("/tokenize", tokenize_endpoint(service), methods=["POST"]),

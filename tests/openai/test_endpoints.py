@@ -6,6 +6,7 @@ import base64
 import json
 
 import httpx
+import openai
 import pytest
 
 pytestmark = pytest.mark.triton
@@ -73,3 +74,20 @@ def test_messages_are_answered_and_counted_alike(http, media_folder):
     assert events[-1]["type"] == "message_stop"
     refused = http.post("/v1/messages", json={**body, "max_tokens": 0})
     assert refused.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_the_official_client_gets_responses(service):
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="null") as client:
+        settings = {
+            "model": "default",
+            "input": "Tell me about bridges.",
+            "temperature": 0,
+            "max_output_tokens": 8,
+            "reasoning": {"effort": "none"},
+        }
+        created = client.responses.create(**settings)
+        with client.responses.stream(**settings) as stream:
+            events = list(stream)
+    assert created.status in ("completed", "incomplete")
+    assert created.usage.output_tokens <= 8
+    assert events[-1].response.output_text == created.output_text
