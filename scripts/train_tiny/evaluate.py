@@ -23,7 +23,7 @@ from scripts.train_tiny.processing import CHECKPOINT
 
 def main() -> None:
     options = _options()
-    chosen = cases(options.samples, options.skills)
+    chosen = cases(options.samples, options.skills, options.excluded)
     began = time.monotonic()
     replies = _ask_server(chosen, options) if options.url else _ask_model(chosen, options)
     verdicts = [judge(case, reply) for case, reply in replies]
@@ -94,6 +94,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--skills", nargs="+", choices=list(THRESHOLDS), default=list(THRESHOLDS))
     parser.add_argument("--batch", type=int, default=64, help="answers at a time")
     parser.add_argument("--show", type=int, default=0, help="print this many wrong answers")
+    parser.add_argument(
+        "--excluded", action="store_true", help="only combinations that training leaves out"
+    )
     parser.add_argument("--failures", type=Path, help="write every wrong answer to this file")
     parser.add_argument("--report", type=Path, help="write the table to this file")
     parser.add_argument("--without-bias", action="store_true", help="drop the correction bias")

@@ -79,10 +79,15 @@ class Verdict:
     reasoning_right: bool
 
 
-def cases(per_skill: int, skills: Sequence[str] = tuple(THRESHOLDS)) -> list[Case]:
-    """`per_skill` samples of each skill and language, each with and without thinking."""
+def cases(
+    per_skill: int, skills: Sequence[str] = tuple(THRESHOLDS), excluded: bool = False
+) -> list[Case]:
+    """`per_skill` samples of each skill and language, each with and without thinking.
+
+    `excluded`: see `held_out_sample`.
+    """
     return [
-        Case(skill, index, held_out_sample(skill, _SEED, index, language, thinking))
+        Case(skill, index, held_out_sample(skill, _SEED, index, language, thinking, excluded))
         for skill in skills
         for language in ("en", "zh")
         for index in range(per_skill)

@@ -80,10 +80,16 @@ def training_sample(
     return make_sample(task, random, held_out=False, thinking=bool(random.random() < thinking))
 
 
-def held_out_sample(task: str, seed: int, index: int, language: str, thinking: bool) -> Sample:
-    """Sample `index` of a task for measuring; the same picture with and without thinking."""
+def held_out_sample(
+    task: str, seed: int, index: int, language: str, thinking: bool, excluded: bool = False
+) -> Sample:
+    """Sample `index` of a task for measuring; the same picture with and without thinking.
+
+    It comes from seeds that training never uses. `excluded`: it is also of a kind that training
+    leaves out: reserved (colour, shape, place) triples, words, numbers and names.
+    """
     random = random_of(seed, index, held_out=True)
-    return make_sample(task, random, held_out=True, thinking=thinking, language=language)
+    return make_sample(task, random, excluded, thinking, language)
 
 
 def make_sample(
