@@ -1,30 +1,51 @@
-# ERNIE-4.5 on Triton, CPU image: `docker build -t ernie-triton .` and
-# `docker run --rm -p 8180:8180 --shm-size 2g ernie-triton [flags]`.
-# The same two scripts as without Docker; the server inside is the one that nvidia-pytriton carries.
-FROM python:3.11-slim-bookworm
+# ERNIE-4.5 on Triton. Two targets, the same scripts as without Docker:
+#   docker build --target cpu -t ernie-triton .
+#   docker build --target gpu -t ernie-triton:gpu --build-arg PADDLE_INDEX=<Paddle's wheel index> .
+#   docker run --rm -p 8180:8180 --shm-size 2g ernie-triton [flags]
+#   docker run --rm --gpus all -p 8180:8180 --shm-size 8g --ulimit memlock=-1 --ulimit stack=67108864 \
+#       -v /data/models:/models ernie-triton:gpu --device gpu:0 --model /models/ERNIE-4.5-VL-28B-A3B-Paddle
+# Pixels and Triton's tensors travel through /dev/shm: Docker's 64 MB are too few.
+ARG TRITON_VERSION=26.07
 
+FROM python:3.11-slim-bookworm AS cpu-base
 RUN apt-get update \
     && apt-get install -y --no-install-recommends fonts-roboto-unhinted libgomp1 \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 triton-server
 
+FROM nvcr.io/nvidia/tritonserver:${TRITON_VERSION}-py3 AS gpu-base
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends fonts-roboto-unhinted python3-venv \
+    && rm -rf /var/lib/apt/lists/*
+
+FROM cpu-base AS cpu-packages
+ENV ERNIE_VENV=/opt/venv
+COPY scripts/setup_env.sh /opt/ernie/scripts/setup_env.sh
+COPY scripts/requirements /opt/ernie/scripts/requirements
+RUN /opt/ernie/scripts/setup_env.sh serve && rm -rf /root/.cache
+
+FROM gpu-base AS gpu-packages
+ARG PADDLE_INDEX
+ENV ERNIE_VENV=/opt/venv
+COPY scripts/setup_env.sh /opt/ernie/scripts/setup_env.sh
+COPY scripts/requirements /opt/ernie/scripts/requirements
+RUN /opt/ernie/scripts/setup_env.sh serve \
+    && /opt/venv/bin/python -m pip uninstall --yes paddlepaddle \
+    && /opt/venv/bin/python -m pip install --index-url "${PADDLE_INDEX}" "paddlepaddle-gpu>=3.2.1" \
+    && rm -rf /root/.cache
+
+FROM cpu-packages AS cpu
+COPY . /opt/ernie
 WORKDIR /opt/ernie
-ENV ERNIE_VENV=/opt/venv PYTHONUNBUFFERED=1
-COPY scripts/setup_env.sh scripts/setup_env.sh
-COPY scripts/requirements scripts/requirements
-RUN scripts/setup_env.sh serve && rm -rf /root/.cache
-
-COPY pyproject.toml README.md ./
-COPY backend backend
-COPY kernels kernels
-COPY model_repository model_repository
-COPY openai_frontend openai_frontend
-COPY scripts scripts
-COPY checkpoints checkpoints
-
 USER triton-server
 EXPOSE 8180
-HEALTHCHECK --start-period=120s CMD ["/opt/venv/bin/python", "-c", \
-    "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8180/health', timeout=3)"]
-STOPSIGNAL SIGTERM
+HEALTHCHECK --start-period=120s CMD ["/opt/venv/bin/python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8180/health', timeout=3)"]
+ENTRYPOINT ["scripts/serve.sh"]
+
+FROM gpu-packages AS gpu
+COPY . /opt/ernie
+WORKDIR /opt/ernie
+USER triton-server
+EXPOSE 8180
+HEALTHCHECK --start-period=900s CMD ["/opt/venv/bin/python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8180/health', timeout=3)"]
 ENTRYPOINT ["scripts/serve.sh"]
