@@ -59,9 +59,10 @@ def measure(model: str, concurrencies: list[int], load: Load) -> None:
 
 def _default_model() -> Path:
     """The folder that the launcher serves without --model."""
+    from openai_frontend.launch.checkpoint import default_checkpoint
     from openai_frontend.launch.parsing import parse_options
 
-    return Path(parse_options([], folder=ROOT).model)
+    return default_checkpoint(ROOT, parse_options([], folder=ROOT).cache_folder).folder
 
 
 def _bodies(load: Load, seeds: Iterator[int]) -> list[dict[str, Any]]:
