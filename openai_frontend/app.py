@@ -17,6 +17,7 @@ from openai_frontend.endpoints.load import config_route, load_route
 from openai_frontend.endpoints.messages import count_tokens_endpoint, messages_endpoint
 from openai_frontend.endpoints.metrics import metrics_route
 from openai_frontend.endpoints.models import model_routes
+from openai_frontend.endpoints.openapi import openapi_routes
 from openai_frontend.endpoints.playground import PATHS as PLAYGROUND_PATHS
 from openai_frontend.endpoints.playground import playground_routes
 from openai_frontend.endpoints.responses import responses_endpoint
@@ -45,6 +46,7 @@ def create_app(service: Service) -> Starlette:
         version_route(),
         load_route(service),
         config_route(service),
+        *openapi_routes(service),
         *playground_routes(service),
     ]
     if service.settings.serve_metrics:

@@ -91,3 +91,10 @@ def test_the_official_client_gets_responses(service):
     assert created.status in ("completed", "incomplete")
     assert created.usage.output_tokens <= 8
     assert events[-1].response.output_text == created.output_text
+
+
+def test_the_document_is_served_and_every_get_in_it_answers(http):
+    document = http.get("/openapi.json").json()
+    for path, methods in document["paths"].items():
+        if "get" in methods:
+            assert http.get(path.replace("{model}", "default")).status_code == 200, path
