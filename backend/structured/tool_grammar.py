@@ -36,7 +36,8 @@ def tool_call_spec(
     repeat = f' ("\\n" call){{0,{max_calls - 1}}}' if max_calls > 1 else ""
     rules = [
         "start: calls" + (" | otherwise" if otherwise else ""),
-        f"calls: call{repeat}",
+        # The models end their last call with a newline, too; refused one, they go on calling.
+        f'calls: call{repeat} "\\n"?',
         f"call: {literal('<tool_call>', token_id)} {_text(chr(10))} ({' | '.join(names)}) "
         f"{_text(chr(10))} {literal('</tool_call>', token_id)}",
     ]

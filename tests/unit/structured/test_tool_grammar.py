@@ -62,7 +62,19 @@ def test_one_call_ends_the_answer(write, structured):
     text, has_ended = write(spec)
     assert has_ended
     expected = '<tool_call>\n{"name": "no \\"arguments\\" 好", "arguments": {}}\n</tool_call>'
-    assert text == expected
+    assert text.removesuffix("\n") == expected
+
+
+@pytest.mark.parametrize("max_calls", [1, 16])
+def test_an_answer_may_end_with_the_newline_that_models_write(structured, tokenizer, max_calls):
+    spec = tool_call_spec(TOOLS[:1], structured.special_token_id, max_calls=max_calls)
+    matcher = structured.compile(spec).result()
+    call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Beijing"}}\n</tool_call>\n'
+    for token_id in tokenizer.encode_template(call):
+        matcher.consume(token_id)
+    structured.start_masks([matcher])
+    assert matcher.is_accepting
+    assert matcher.is_complete or matcher.allowed()[list(tokenizer.eos_token_ids)].any()
 
 
 def test_an_answer_in_the_asked_format_is_the_other_way(write, structured):
