@@ -22,6 +22,13 @@ MAX_PARTS = 256
 MAX_TOOLS = 128
 MAX_JSON_DEPTH = 64
 MAX_JSON_NODES = 100_000
+_FREE_FORM = (
+    "metadata",
+    "chat_template_kwargs",
+    "mm_processor_kwargs",
+    "guided_json",
+    "structural_tag",
+)
 
 
 class HttpRequest(GenerateRequest):
@@ -88,12 +95,17 @@ def check_messages(request: GenerateRequest) -> None:
     for index, message in enumerate(messages):
         if isinstance(message.content, list) and len(message.content) > MAX_PARTS:
             raise _too_many(f"messages[{index}].content", len(message.content), MAX_PARTS)
+        for call in message.tool_calls or ():
+            _check_depth(call.function.arguments, f"messages[{index}].tool_calls")
     if request.tools is not None and len(request.tools) > MAX_TOOLS:
         raise _too_many("tools", len(request.tools), MAX_TOOLS)
     for index, tool in enumerate(request.tools or ()):
         _check_depth(tool.function.parameters, f"tools[{index}].function.parameters")
-    for name in ("metadata", "chat_template_kwargs", "mm_processor_kwargs"):
+    for name in _FREE_FORM:
         _check_depth(getattr(request, name), name)
+    if (form := request.response_format) is not None:
+        schema = form.json_schema.schema if form.json_schema is not None else None
+        _check_depth([schema, form.structures, form.triggers], "response_format")
 
 
 def check_completion(request: CompletionRequest) -> None:

@@ -194,6 +194,8 @@ def _response_format(text: TextConfig | None) -> wire.ResponseFormat | None:
         return None
     form = text.format
     if form.type != "json_schema":
+        if form.schema is not None:
+            _refuse("text.format.type", form.type, "json_schema, since there is a schema")
         return wire.ResponseFormat(form.type)
     schema = wire.JsonSchemaFormat(form.name, form.schema, form.strict)
     return wire.ResponseFormat("json_schema", schema)
