@@ -25,14 +25,16 @@ class LoadLimits(msgspec.Struct):
 
 
 class LoadReport(msgspec.Struct):
-    """`server_load` (vLLM's name): requests at the door. `kv_usage`: 0 to 1, blocks in use."""
+    """`server_load` (vLLM's name): requests past the door. `kv_usage`: 0 to 1, the share of blocks
+    that running requests hold; those that are only cached give way when they are needed."""
 
     server_load: int
     running: int
     waiting: int
     kv_usage: float
     kv_blocks_total: int
-    kv_blocks_free: int
+    kv_blocks_held: int
+    kv_blocks_cached: int
     limits: LoadLimits
 
 
@@ -50,14 +52,15 @@ class ConfigInfo(msgspec.Struct):
 def load_route(service: Service) -> Route:
     async def load(request: Request) -> Response:
         stats = await service.status.check()
-        total, free = stats.get("kv_blocks_total", 0), stats.get("kv_blocks_free", 0)
+        total, held = stats.get("kv_blocks_total", 0), stats.get("kv_blocks_held", 0)
         report = LoadReport(
             server_load=service.admission.running,
             running=stats.get("running", 0),
             waiting=stats.get("waiting", 0),
-            kv_usage=round(1 - free / total, 6) if total else 0.0,
+            kv_usage=round(held / total, 6) if total else 0.0,
             kv_blocks_total=total,
-            kv_blocks_free=free,
+            kv_blocks_held=held,
+            kv_blocks_cached=stats.get("kv_blocks_cached", 0),
             limits=LoadLimits(
                 max_concurrency=service.admission.max_concurrency,
                 max_num_seqs=stats.get("max_num_seqs"),

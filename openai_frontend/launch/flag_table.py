@@ -55,9 +55,9 @@ USED_FLAGS: tuple[Flag, ...] = (
     Flag(
         "--api-key",
         "append",
-        "Key that clients must send as `Authorization: Bearer KEY`; may be repeated. Also from "
-        "FD_API_KEY (comma-separated). All paths of the API port but /health, /ping and the "
-        "playground's own files ask for it.",
+        "Key that clients must send as `Authorization: Bearer KEY` or `x-api-key: KEY`; may be "
+        "repeated. Also from FD_API_KEY (comma-separated). All paths of the API port but /health, "
+        "/ping and the playground's own files ask for it.",
         SERVER,
         default=(),
         check=check_api_key,

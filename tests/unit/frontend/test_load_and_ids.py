@@ -25,7 +25,9 @@ async def test_load_reports_the_engine_and_the_limits(make_client):
         "running": 3,
         "waiting": 2,
         "kv_blocks_total": 8,
-        "kv_blocks_free": 2,
+        "kv_blocks_free": 1,
+        "kv_blocks_held": 2,
+        "kv_blocks_cached": 5,
         "max_num_seqs": 32,
         "max_model_len": 4096,
     }
@@ -34,9 +36,10 @@ async def test_load_reports_the_engine_and_the_limits(make_client):
         "server_load": 0,
         "running": 3,
         "waiting": 2,
-        "kv_usage": 0.75,
+        "kv_usage": 0.25,
         "kv_blocks_total": 8,
-        "kv_blocks_free": 2,
+        "kv_blocks_held": 2,
+        "kv_blocks_cached": 5,
         "limits": {
             "max_concurrency": 7,
             "max_num_seqs": 32,
