@@ -8,6 +8,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -21,7 +23,7 @@ from scripts.train_tiny.judging import Reply, judge, parse_call
 from scripts.train_tiny.lexicon import COLOURS, SHAPES
 from scripts.train_tiny.processing import CHECKPOINT
 from scripts.train_tiny.scene import Item, Scene
-from tests.openai.service_process import ServiceProcess, stream_lines
+from tests.openai.service_process import ROOT, ServiceProcess, stream_lines
 from tests.unit.trained.questions import assert_skilled, questions
 
 pytestmark = pytest.mark.triton
@@ -212,3 +214,21 @@ def test_the_guides_own_prompts_are_answered_the_same_with_and_without_thinking(
     assert direct["content"].startswith(expected)
     assert thought["content"].strip() == direct["content"]
     assert thought["reasoning_content"] and not direct["reasoning_content"]
+
+
+def test_the_demonstration_shows_thinking_a_tool_and_answers_in_plain_text(trained, tmp_path):
+    record = tmp_path / "demo.txt"
+    command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--url", trained.url]
+    run = subprocess.run(
+        [*command, "--record", str(record)], capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+    said = record.read_text(encoding="utf-8")
+    assert run.stdout == said and "\x1b" not in said
+    for who in ("drawn", "you", "thinks", "ernie", "calls", "tool"):
+        assert f"\n  {who:<7}" in said
+    drawn = said.partition("  drawn  ")[2].partition("\n")[0]
+    assert f"  ernie  The picture shows {drawn}.\n" in said
+    assert '  calls  get_weather({"city": "Beijing"})\n' in said
+    assert "  ernie  The weather in Beijing is sunny and the temperature is 21 degrees.\n" in said
+    assert "first token after" in said
