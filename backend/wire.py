@@ -386,6 +386,26 @@ class Event(msgspec.Struct, omit_defaults=True):
         return self.finish_reason is not None or self.error is not None
 
 
+MAX_JSON_DEPTH = 64
+"""Levels of objects and lists in free-form JSON: schemas, tool arguments."""
+
+
+def is_too_deep(value: object) -> bool:
+    """Whether a decoded JSON value has more than MAX_JSON_DEPTH levels; without recursion."""
+    level = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        children: list[object] = []
+        for item in level:
+            if isinstance(item, dict):
+                children += item.values()
+            elif isinstance(item, list):
+                children += item
+        level = children
+        if not level:
+            return False
+    return True
+
+
 T = TypeVar("T")
 
 

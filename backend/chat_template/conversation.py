@@ -12,10 +12,17 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeAlias, get_args
 
 from backend.errors import InvalidRequestError
-from backend.wire import ContentPart, Kind, Message, MessageToolCall, Tool
+from backend.wire import (
+    MAX_JSON_DEPTH,
+    ContentPart,
+    Kind,
+    Message,
+    MessageToolCall,
+    Tool,
+    is_too_deep,
+)
 
 Role = Literal["system", "user", "assistant", "tool"]
-MAX_JSON_DEPTH = 64
 
 _ROLES: dict[str, Role] = {role: role for role in get_args(Role)}
 # FastDeploy's and OpenAI's other names.
@@ -171,18 +178,8 @@ def _not_json(name: str) -> NoReturn:
 
 
 def _check_depth(value: Any, where: str) -> None:
-    level = [value]
-    for _ in range(MAX_JSON_DEPTH):
-        children: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                children += item.values()
-            elif isinstance(item, list):
-                children += item
-        level = children
-        if not level:
-            return
-    _refuse(where, f"is nested deeper than {MAX_JSON_DEPTH} levels")
+    if is_too_deep(value):
+        _refuse(where, f"is nested deeper than {MAX_JSON_DEPTH} levels")
 
 
 def _refuse(where: str, what: str) -> NoReturn:

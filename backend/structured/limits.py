@@ -12,14 +12,13 @@ from typing import Final
 from llguidance import LLParserLimits
 
 from backend.errors import InvalidRequestError
-from backend.wire import StructuredKind
+from backend.wire import MAX_JSON_DEPTH, StructuredKind, is_too_deep
 
 MAX_BYTES: Final = 64 * 2**10
 MAX_FREE_GRAMMAR_BYTES: Final = 16 * 2**10
 MAX_COMPOSED_BYTES: Final = 512 * 2**10
 """Of a grammar put together by the preprocessor from several tools' schemas."""
 
-MAX_DEPTH: Final = 64
 COMPILE_TIMEOUT_S: Final = 2.0
 MASK_TIMEOUT_S: Final = 2.0
 
@@ -55,19 +54,9 @@ def check_size(kind: StructuredKind, text: str, param: str) -> None:
 
 
 def check_depth(value: object, param: str) -> None:
-    """Raises InvalidRequestError when objects and lists are nested deeper than MAX_DEPTH."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        children: list[object] = []
-        for item in level:
-            if isinstance(item, dict):
-                children += item.values()
-            elif isinstance(item, list):
-                children += item
-        level = children
-        if not level:
-            return
-    raise invalid(param, f"is nested deeper than {MAX_DEPTH} levels")
+    """Raises InvalidRequestError when objects and lists are nested deeper than MAX_JSON_DEPTH."""
+    if is_too_deep(value):
+        raise invalid(param, f"is nested deeper than {MAX_JSON_DEPTH} levels")
 
 
 def invalid(param: str, what: str) -> InvalidRequestError:

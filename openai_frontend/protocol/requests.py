@@ -13,14 +13,13 @@ import msgspec
 from backend import wire
 from backend.errors import InvalidRequestError
 from backend.request import MAX_SEED
-from backend.wire import GenerateRequest
+from backend.wire import MAX_JSON_DEPTH, GenerateRequest
 
 MAX_CHOICES_PER_PROMPT = 16
 MAX_CHOICES = 128
 MAX_MESSAGES = 2048
 MAX_PARTS = 256
 MAX_TOOLS = 128
-MAX_JSON_DEPTH = 64
 MAX_JSON_NODES = 100_000
 _FREE_FORM = (
     "metadata",
