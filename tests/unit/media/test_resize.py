@@ -47,6 +47,14 @@ def test_a_larger_image_limit_keeps_more_pixels(size, resized, tokens):
 
 @pytest.mark.parametrize(
     ("size", "resized"),
+    [((126, 98), (112, 112)), ((98, 126), (112, 112)), ((182, 238), (168, 224))],
+)
+def test_a_side_halfway_between_two_grid_steps_goes_to_the_even_one(size, resized):
+    assert smart_resize(*size, *IMAGE) == resized
+
+
+@pytest.mark.parametrize(
+    ("size", "resized"),
     [
         ((480, 640), (476, 644)),
         ((720, 1280), (728, 1288)),
