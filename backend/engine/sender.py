@@ -20,7 +20,7 @@ from backend.engine.stream import Stream
 from backend.wire import EngineOutput
 
 MAX_UNACKNOWLEDGED = 4
-WINDOW = 32
+WINDOW = 16
 """Enough to keep Triton busy. What waits in Triton's queue is older than what waits here, where it
 still merges: 256 streams with four outputs each on their way were half a second late."""
 POLL_S = 0.002
