@@ -29,8 +29,9 @@ async def measure(model: str, num_streams: int, pace: float, seconds: float) -> 
     began = max(result.first for result in results)
     ended = min(result.last for result in results)
     count = sum(result.count_between(began, ended) for result in results)
-    late = np.concatenate([result.late for result in results]) * 1e3
-    alone = np.array(quiet.late) * 1e3
+    late = [s for result in results for when, s in result.late if began < when <= ended]
+    late_ms = np.array(late) * 1e3
+    alone_ms = np.array([s for _, s in quiet.late]) * 1e3
     missing = sum(num_tokens - result.num_tokens for result in results)
     wanted = num_streams * pace
     print(
@@ -38,15 +39,16 @@ async def measure(model: str, num_streams: int, pace: float, seconds: float) -> 
     )
     print(f"delivered {count / (ended - began):.0f} tokens/s of {wanted:.0f}; {missing} missing")
     print(
-        f"added latency p50 {np.median(late):.1f} ms, p99 {np.percentile(late, 99):.1f} ms "
-        f"(one stream alone: p50 {np.median(alone):.1f} ms)"
+        f"added latency p50 {np.median(late_ms):.1f} ms, p99 {np.percentile(late_ms, 99):.1f} ms "
+        f"(one stream alone: p50 {np.median(alone_ms):.1f} ms)"
     )
 
 
 class _Result:
     def __init__(self) -> None:
         self.arrivals: list[tuple[float, int]] = []
-        self.late: list[float] = []
+        self.late: list[tuple[float, float]] = []
+        """(arrival, how much later than due) of each token, s."""
 
     @property
     def first(self) -> float:
@@ -84,5 +86,5 @@ async def _stream(port: int, index: int, num_tokens: int, is_probe: bool) -> _Re
         if count := len(choice.get("completion_token_ids") or ()):
             result.arrivals.append((now, count))
         if choice.get("logprobs"):
-            result.late += [now + due for due in choice["logprobs"]["token_logprobs"]]
+            result.late += [(now, now + due) for due in choice["logprobs"]["token_logprobs"]]
     return result
