@@ -1,8 +1,9 @@
 """Held-out samples that the shipped checkpoint is asked about, and how often it must be right.
 
-The same list for the engine alone and for the whole service. It is the first samples of every
-task, whatever their answers: nothing is picked for being answered well. Left out is telling when
-something happens in a film, which the checkpoint gets wrong too often to show a fault.
+The same list for the engine alone and for the whole service. It is the first samples of every task
+below, whatever their answers. Left out are the tasks that the checkpoint's card shows it to be weak
+at, where a fault would hardly show: times in films, presence, in which of two pictures
+something is.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ MAX_INDEX = 200
 class Quota:
     """`asked` samples in each language, about half of them thinking.
 
-    `required` is the share of right answers: below what the checkpoint reaches on many samples, so
-    that a few of them are enough, and far above what a broken pipeline gets.
+    `required` is the share of right answers: at most what the checkpoint reaches on many samples,
+    and far above what a broken pipeline gets.
     """
 
     skill: str
