@@ -1,7 +1,7 @@
 """Time a checkpoint through HTTP, through the ensemble's gRPC and straight in the engine.
 
     python scripts/bench.py [--model FOLDER] [--concurrency 1,4,16] [--requests 32] [--tokens 64]
-    python scripts/bench.py --pipeline [--streams 256] [--pace 100]
+    python scripts/bench.py --pipeline [--streams 256] [--pace 100] [--grpc]
 
 The first form prints, in one run and with the same prompts, time to first token, inter-token
 latency and tokens per second of each route, and their ratio to the engine alone: the price of the
@@ -35,12 +35,17 @@ def main() -> int:
     parser.add_argument("--tokens", type=int, default=64, help="generated per request")
     parser.add_argument("--prompt-words", type=int, default=64)
     parser.add_argument("--pipeline", action="store_true", help="load the service without a model")
+    parser.add_argument("--grpc", action="store_true", help="with --pipeline: without HTTP")
     parser.add_argument("--streams", type=int, default=256, help="with --pipeline")
     parser.add_argument("--pace", type=float, default=100.0, help="tokens/s of a stream")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a paced stream")
     options = parser.parse_args()
     if options.pipeline:
-        asyncio.run(pipeline.measure(options.model, options.streams, options.pace, options.seconds))
+        asyncio.run(
+            pipeline.measure(
+                options.model, options.streams, options.pace, options.seconds, options.grpc
+            )
+        )
         return 0
     routes.measure(
         options.model,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import numpy as np
 
-from .clients import http_events
-from .server import running
+from .clients import TritonClient, http_events
+from .server import Server, running
 
 PROBE_EVERY = 16
 """One stream in so many carries the due times; asking all would load the service with logprobs."""
@@ -17,15 +19,15 @@ SPREAD_S = 2.0
 """Streams begin over this time: the burst of their prompts is another measurement."""
 
 
-async def measure(model: str, num_streams: int, pace: float, seconds: float) -> None:
+async def measure(model: str, num_streams: int, pace: float, seconds: float, is_grpc: bool) -> None:
     """Print tokens delivered per second and the latency added to them."""
     num_tokens = round(pace * seconds)
     settings = {"executor": "paced", "tokens_per_s": pace}
     flags = ["--max-num-seqs", str(num_streams), "--max-num-batched-tokens", str(8 * num_streams)]
     with running(model, flags, settings) as server:
-        port = server.http_port
-        [quiet] = await _streams(port, 1, min(num_tokens, 200))
-        results = await _streams(port, num_streams, num_tokens)
+        open_stream = _GrpcRoute(server) if is_grpc else _HttpRoute(server)
+        [quiet] = await _streams(open_stream, 1, min(num_tokens, 200))
+        results = await _streams(open_stream, num_streams, num_tokens)
     began = max(result.first for result in results)
     ended = min(result.last for result in results)
     count = sum(result.count_between(began, ended) for result in results)
@@ -66,25 +68,52 @@ class _Result:
         return sum(count for when, count in self.arrivals if began < when <= ended)
 
 
-async def _streams(port: int, num_streams: int, num_tokens: int) -> list[_Result]:
+class _HttpRoute:
+    """(token ids, due times negated) of each chunk of /v1/completions."""
+
+    def __init__(self, server: Server) -> None:
+        self._port = server.http_port
+
+    async def __call__(self, body: dict[str, Any]) -> AsyncIterator[tuple[int, list[float]]]:
+        async for data in http_events(self._port, "/v1/completions", body):
+            choice = json.loads(data)["choices"][0]
+            logprobs = choice.get("logprobs") or {"token_logprobs": []}
+            yield len(choice.get("completion_token_ids") or ()), logprobs["token_logprobs"]
+
+
+class _GrpcRoute:
+    """The same of each EVENT of `ernie_chat`."""
+
+    def __init__(self, server: Server) -> None:
+        self._client = TritonClient(server.grpc_port)
+
+    async def __call__(self, body: dict[str, Any]) -> AsyncIterator[tuple[int, list[float]]]:
+        async for data in self._client.events(body):
+            event = json.loads(data)
+            due = [item["logprob"] for item in event.get("logprobs") or ()]
+            yield len(event.get("token_ids") or ()), due
+
+
+Route = Callable[[dict[str, Any]], AsyncIterator[tuple[int, list[float]]]]
+
+
+async def _streams(route: Route, num_streams: int, num_tokens: int) -> list[_Result]:
     tasks = []
     for index in range(num_streams):
         is_probe = index % PROBE_EVERY == 0
-        tasks.append(asyncio.create_task(_stream(port, index, num_tokens, is_probe)))
+        tasks.append(asyncio.create_task(_stream(route, index, num_tokens, is_probe)))
         await asyncio.sleep(SPREAD_S / num_streams)
     return await asyncio.gather(*tasks)
 
 
-async def _stream(port: int, index: int, num_tokens: int, is_probe: bool) -> _Result:
+async def _stream(route: Route, index: int, num_tokens: int, is_probe: bool) -> _Result:
     body = {"prompt": f"stream {index}", "max_tokens": num_tokens, "return_token_ids": True}
     if is_probe:
         body["logprobs"] = 0
     result = _Result()
-    async for data in http_events(port, "/v1/completions", body):
+    async for count, negated in route(body):
         now = time.monotonic()
-        choice = json.loads(data)["choices"][0]
-        if count := len(choice.get("completion_token_ids") or ()):
+        if count:
             result.arrivals.append((now, count))
-        if choice.get("logprobs"):
-            result.late += [(now, now + due) for due in choice["logprobs"]["token_logprobs"]]
+        result.late += [(now, now + moment) for moment in negated]
     return result
