@@ -19,20 +19,19 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 FROM cpu-base AS cpu-packages
-ENV ERNIE_VENV=/opt/venv
+ENV ERNIE_VENV=/opt/venv PIP_NO_CACHE_DIR=1
 COPY scripts/setup_env.sh /opt/ernie/scripts/setup_env.sh
 COPY scripts/requirements /opt/ernie/scripts/requirements
-RUN /opt/ernie/scripts/setup_env.sh serve && rm -rf /root/.cache
+RUN /opt/ernie/scripts/setup_env.sh serve
 
 FROM gpu-base AS gpu-packages
 ARG PADDLE_INDEX
-ENV ERNIE_VENV=/opt/venv
+ENV ERNIE_VENV=/opt/venv PIP_NO_CACHE_DIR=1
 COPY scripts/setup_env.sh /opt/ernie/scripts/setup_env.sh
 COPY scripts/requirements /opt/ernie/scripts/requirements
 RUN /opt/ernie/scripts/setup_env.sh serve \
     && /opt/venv/bin/python -m pip uninstall --yes paddlepaddle \
-    && /opt/venv/bin/python -m pip install --index-url "${PADDLE_INDEX}" "paddlepaddle-gpu>=3.2.1" \
-    && rm -rf /root/.cache
+    && /opt/venv/bin/python -m pip install --index-url "${PADDLE_INDEX}" "paddlepaddle-gpu>=3.2.1"
 
 FROM cpu-packages AS cpu
 COPY . /opt/ernie
