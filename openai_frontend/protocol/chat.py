@@ -13,9 +13,9 @@ import msgspec
 
 from backend.wire import Event, ToolCallDelta
 from openai_frontend.protocol.answer import Answer
-from openai_frontend.protocol.formats import END, OpenAIStream, ReplyHead, encode
+from openai_frontend.protocol.formats import END, ReplyHead, encode
 from openai_frontend.protocol.logprobs import ChatLogprobs, chat_logprobs
-from openai_frontend.protocol.usage import UsageObject, usage_object
+from openai_frontend.protocol.openai_format import OpenAIFormat, OpenAIReply
 
 
 class Function(msgspec.Struct):
@@ -47,23 +47,17 @@ class ChatChoice(msgspec.Struct):
     stop_reason: str | int | msgspec.UnsetType = msgspec.UNSET
 
 
-class ChatCompletion(msgspec.Struct):
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: UsageObject
-    system_fingerprint: str
-    service_tier: str | msgspec.UnsetType = msgspec.UNSET
+class ChatCompletion(OpenAIReply[ChatChoice]):
+    """A collected reply."""
 
 
-class ChatFormat(OpenAIStream):
+class ChatFormat(OpenAIFormat):
     """Implements `Format`."""
 
+    object_name = "chat.completion"
+
     def __init__(self, head: ReplyHead) -> None:
-        self._head = head
-        self._prefix = head.prefix("chat.completion.chunk")
+        super().__init__(head, "chat.completion.chunk")
         self._has_begun: set[int] = set()
 
     def chunk(self, index: int, event: Event, answers: Sequence[Answer], elapsed_s: float) -> bytes:
@@ -76,25 +70,6 @@ class ChatFormat(OpenAIStream):
         if event.delta or event.finish_reason is not None or event.logprobs or ids:
             parts += self._delta(index, event, answers, elapsed_s)
         return b"".join(parts)
-
-    def usage_chunk(self, answers: Sequence[Answer]) -> bytes:
-        return self._prefix + b',"choices":[],"usage":' + self._usage(answers) + b"}" + END
-
-    def body(self, answers: Sequence[Answer]) -> bytes:
-        return encode(
-            ChatCompletion(
-                id=self._head.id,
-                object="chat.completion",
-                created=self._head.created,
-                model=self._head.model,
-                choices=[self._choice(*item) for item in enumerate(answers)],
-                usage=usage_object(
-                    [answer.usage for answer in answers], self._head.choices_per_prompt
-                ),
-                system_fingerprint=self._head.system_fingerprint,
-                service_tier=self._head.service_tier or msgspec.UNSET,
-            )
-        )
 
     def _choice(self, index: int, answer: Answer) -> ChatChoice:
         calls = [
@@ -165,16 +140,9 @@ class ChatFormat(OpenAIStream):
         if event.stop_reason is not None:
             parts += [b',"stop_reason":', encode(event.stop_reason)]
         parts.append(b',"arrival_time":%.6f}]' % elapsed_s)
-        if self._head.continuous_usage:
-            parts += [b',"usage":', self._usage(answers)]
-        elif self._head.include_usage:
-            parts.append(b',"usage":null')
+        parts.append(self._usage_member(answers))
         parts += [b"}", END]
         return parts
-
-    def _usage(self, answers: Sequence[Answer]) -> bytes:
-        usages = [answer.usage_so_far() for answer in answers]
-        return encode(usage_object(usages, self._head.choices_per_prompt))
 
 
 def _tool_call_delta(call: ToolCallDelta) -> dict[str, Any]:

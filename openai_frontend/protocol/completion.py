@@ -8,9 +8,9 @@ import msgspec
 
 from backend.wire import Event
 from openai_frontend.protocol.answer import Answer
-from openai_frontend.protocol.formats import END, OpenAIStream, ReplyHead, encode
+from openai_frontend.protocol.formats import END, ReplyHead, encode
 from openai_frontend.protocol.logprobs import CompletionLogprobs, completion_logprobs
-from openai_frontend.protocol.usage import UsageObject, usage_object
+from openai_frontend.protocol.openai_format import OpenAIFormat, OpenAIReply
 
 
 class CompletionChoice(msgspec.Struct):
@@ -24,23 +24,17 @@ class CompletionChoice(msgspec.Struct):
     arrival_time: float | msgspec.UnsetType = msgspec.UNSET
 
 
-class Completion(msgspec.Struct):
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[CompletionChoice]
-    usage: UsageObject
-    system_fingerprint: str
-    service_tier: str | msgspec.UnsetType = msgspec.UNSET
+class Completion(OpenAIReply[CompletionChoice]):
+    """A collected reply."""
 
 
-class CompletionFormat(OpenAIStream):
+class CompletionFormat(OpenAIFormat):
     """Implements `Format`."""
 
+    object_name = "text_completion"
+
     def __init__(self, head: ReplyHead) -> None:
-        self._head = head
-        self._prefix = head.prefix("text_completion")
+        super().__init__(head, "text_completion")
         self._offsets: dict[int, int] = {}
 
     def chunk(self, index: int, event: Event, answers: Sequence[Answer], elapsed_s: float) -> bytes:
@@ -62,31 +56,8 @@ class CompletionFormat(OpenAIStream):
         if self._head.return_token_ids:
             choice.prompt_token_ids = event.prompt_token_ids
             choice.completion_token_ids = event.token_ids or []
-        usage = b""
-        if self._head.continuous_usage:
-            usage = b',"usage":' + self._usage(answers)
-        elif self._head.include_usage:
-            usage = b',"usage":null'
+        usage = self._usage_member(answers)
         return b"".join((self._prefix, b',"choices":[', encode(choice), b"]", usage, b"}", END))
-
-    def usage_chunk(self, answers: Sequence[Answer]) -> bytes:
-        return self._prefix + b',"choices":[],"usage":' + self._usage(answers) + b"}" + END
-
-    def body(self, answers: Sequence[Answer]) -> bytes:
-        return encode(
-            Completion(
-                id=self._head.id,
-                object="text_completion",
-                created=self._head.created,
-                model=self._head.model,
-                choices=[self._choice(*item) for item in enumerate(answers)],
-                usage=usage_object(
-                    [answer.usage for answer in answers], self._head.choices_per_prompt
-                ),
-                system_fingerprint=self._head.system_fingerprint,
-                service_tier=self._head.service_tier or msgspec.UNSET,
-            )
-        )
 
     def _choice(self, index: int, answer: Answer) -> CompletionChoice:
         choice = CompletionChoice(
@@ -101,7 +72,3 @@ class CompletionFormat(OpenAIStream):
             choice.prompt_token_ids = answer.prompt_token_ids
             choice.completion_token_ids = answer.token_ids
         return choice
-
-    def _usage(self, answers: Sequence[Answer]) -> bytes:
-        usages = [answer.usage_so_far() for answer in answers]
-        return encode(usage_object(usages, self._head.choices_per_prompt))

@@ -1,4 +1,4 @@
-"""What the two generating endpoints differ in: how answers and stream chunks look."""
+"""What the generating endpoints differ in: how answers and stream chunks look."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import msgspec
 from backend.errors import ErrorInfo
 from backend.wire import Event
 from openai_frontend.protocol.answer import Answer
-from openai_frontend.protocol.errors import error_body
 
 DATA = b"data: "
 END = b"\n\n"
@@ -77,13 +76,3 @@ class Format(Protocol):
     def usage_chunk(self, answers: Sequence[Answer]) -> bytes: ...
 
     def body(self, answers: Sequence[Answer]) -> bytes: ...
-
-
-class OpenAIStream:
-    """The half of `Format` that chat and completions share."""
-
-    ping = PING
-    done = DONE
-
-    def failure(self, info: ErrorInfo) -> bytes:
-        return DATA + error_body(info) + END
