@@ -23,6 +23,9 @@ def error_response(info: ErrorInfo, path: str) -> Response:
     headers = {}
     if info.status in _RETRY_STATUSES:
         headers["retry-after"] = str(math.ceil(info.retry_after_s or _DEFAULT_RETRY_S))
+    if info.status == 504:
+        # Official clients would repeat the request: it ran out of the time that it was given.
+        headers["x-should-retry"] = "false"
     if info.status == 401:
         headers["www-authenticate"] = "Bearer"
     return Response(body_for(path, info), info.status, headers, "application/json")

@@ -38,6 +38,7 @@ class Generation:
         self._upstream = upstream
         self._mailbox = Mailbox()
         self._incomplete = set(range(len(requests)))
+        self._stopping: asyncio.Task[None] | None = None
         self._pumps = [
             asyncio.create_task(self._pump(index, upstream.generate(request_id, request, media)))
             for index, request in enumerate(requests)
@@ -61,12 +62,17 @@ class Generation:
     def interrupt(self, error: Exception) -> None:
         self._mailbox.interrupt(error)
 
+    def stop(self) -> asyncio.Task[None] | None:
+        """Begin to end choices still running, whatever the reader does; events go on to arrive."""
+        is_running = not self.is_complete and not all(pump.done() for pump in self._pumps)
+        if self._stopping is None and is_running:
+            self._stopping = asyncio.create_task(self._stop())
+        return self._stopping
+
     def finish(self) -> asyncio.Task[None] | None:
         """The reader is done. Choices still running are stopped by the returned task."""
         self._mailbox.close()
-        if self.is_complete or all(pump.done() for pump in self._pumps):
-            return None
-        return asyncio.create_task(self._stop())
+        return self.stop()
 
     async def _pump(self, index: int, events: AsyncIterator[Event]) -> None:
         try:

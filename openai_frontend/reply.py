@@ -15,9 +15,10 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
-from backend.errors import DeadlineExceededError, ErnieError, ErrorInfo, InternalError
+from backend.errors import ErnieError, ErrorInfo, InternalError
 from backend.wire import Event
 from openai_frontend.body import ClientDisconnected
+from openai_frontend.deadline import exceeded, shortest
 from openai_frontend.error_response import error_response
 from openai_frontend.generation import Generation
 from openai_frontend.protocol.answer import Answer
@@ -27,7 +28,6 @@ from openai_frontend.service import Service
 
 logger = logging.getLogger(__name__)
 
-_FOREVER_S = 365 * 86_400.0
 _STREAM_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -39,7 +39,8 @@ _STREAM_HEADERS = [
 class Plan:
     """One HTTP request, ready to run: `requests` are encoded GenerateRequests, one per choice.
 
-    `requests` and `media` are emptied once the first token has come.
+    `requests` and `media` are emptied once the first token has come. `timeout_s`: what the client
+    grants, from `started_at`; None for as long as the server does.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Plan:
     stream: bool
     include_usage: bool
     started_at: float
+    timeout_s: float | None = None
 
 
 class _FailedEvent(Exception):
@@ -81,12 +83,10 @@ class Reply:
     async def run(self) -> None:
         """Answers in every case; raises nothing but cancellation."""
         generation = self._generation
-        timeout_s = self._service.settings.request_timeout_s
+        timeout_s = shortest(self._service.settings.request_timeout_s, self._plan.timeout_s)
         watcher = asyncio.create_task(_watch(self._receive, generation))
         timer = asyncio.get_running_loop().call_later(
-            timeout_s or _FOREVER_S,
-            generation.interrupt,
-            DeadlineExceededError(f"the request was not finished within {timeout_s:g} s"),
+            max(0.0, self._plan.started_at + timeout_s - time.monotonic()), self._expire, timeout_s
         )
         metrics = self._service.metrics
         try:
@@ -111,6 +111,11 @@ class Reply:
             watcher.cancel()
             self._pulse.stop()
             self._service.close(generation)
+
+    def _expire(self, timeout_s: float) -> None:
+        self._generation.interrupt(exceeded(timeout_s))
+        # Not left to the end of the answer: a client that has stopped reading delays that.
+        self._generation.stop()
 
     async def _stream(self) -> None:
         while not self._is_complete():
@@ -175,6 +180,7 @@ class Reply:
         await self._pulse.send({"type": "http.response.body", "body": body, "more_body": more})
 
     async def _send_error(self, info: ErrorInfo) -> None:
+        self._generation.stop()
         if self._has_started:
             form = self._plan.format
             await self._send_body(form.failure(info) + form.done, more=False)

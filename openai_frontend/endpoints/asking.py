@@ -10,8 +10,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from backend.errors import DeadlineExceededError
 from openai_frontend.body import ClientDisconnected, read_body
+from openai_frontend.deadline import exceeded, header_timeout, shortest
 from openai_frontend.endpoints.generating import THREAD_ABOVE_BYTES
 from openai_frontend.service import Service
 from openai_frontend.upstream import Tokens
@@ -41,6 +41,7 @@ class AskingEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self._service
+        timeout_s = shortest(service.settings.request_timeout_s, header_timeout(scope))
         with service.admission.admit(), service.admission.lease_bytes() as lease:
             try:
                 body = await read_body(scope, receive, service.settings.max_body_bytes, lease)
@@ -50,16 +51,13 @@ class AskingEndpoint:
                 question = await asyncio.to_thread(self._read_question, service, body)
             else:
                 question = self._read_question(service, body)
-            answer = await self._make_answer(service, await self._ask(question))
+            answer = await self._make_answer(service, await self._ask(question, timeout_s))
         response = Response(msgspec.json.encode(answer), media_type="application/json")
         await response(scope, receive, send)
 
-    async def _ask(self, question: Question) -> Tokens:
-        timeout_s = self._service.settings.request_timeout_s
+    async def _ask(self, question: Question, timeout_s: float) -> Tokens:
         asked = self._service.upstream.tokens(question.request, question.media)
         try:
-            return await asyncio.wait_for(asked, timeout_s or None)
+            return await asyncio.wait_for(asked, timeout_s)
         except asyncio.TimeoutError:
-            raise DeadlineExceededError(
-                f"the request was not finished within {timeout_s:g} s"
-            ) from None
+            raise exceeded(timeout_s) from None

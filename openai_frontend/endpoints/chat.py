@@ -33,4 +33,5 @@ def make_chat_plan(service: Service, body: bytes, started_at: float) -> Plan:
         stream=request.stream,
         include_usage=head.include_usage,
         started_at=started_at,
+        timeout_s=request.timeout,
     )

@@ -38,4 +38,5 @@ def make_completion_plan(service: Service, body: bytes, started_at: float) -> Pl
         stream=request.stream,
         include_usage=head.include_usage,
         started_at=started_at,
+        timeout_s=request.timeout,
     )

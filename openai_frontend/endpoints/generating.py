@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
 from openai_frontend.body import ClientDisconnected, read_body
+from openai_frontend.deadline import header_timeout, shortest
 from openai_frontend.protocol.formats import ReplyHead
 from openai_frontend.protocol.reply_id import reply_id
 from openai_frontend.protocol.requests import HttpRequest
@@ -35,6 +37,7 @@ class GeneratingEndpoint:
         service.metrics.requests.inc()
         with service.admission.admit(), service.admission.lease_bytes() as lease:
             started_at = time.monotonic()
+            timeout_s = header_timeout(scope)
             try:
                 body = await read_body(scope, receive, service.settings.max_body_bytes, lease)
             except ClientDisconnected:
@@ -44,6 +47,8 @@ class GeneratingEndpoint:
             else:
                 plan = self._make_plan(service, body, started_at)
             del body  # it may be large, and an answer may take minutes
+            if timeout_s is not None:
+                plan = dataclasses.replace(plan, timeout_s=shortest(plan.timeout_s, timeout_s))
             await Reply(service, plan, scope, receive, send).run()
 
 

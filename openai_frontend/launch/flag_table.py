@@ -92,7 +92,8 @@ USED_FLAGS: tuple[Flag, ...] = (
     Flag(
         "--request-timeout",
         "float",
-        "Seconds after which a request is stopped and answered with 504; 0 means never.",
+        "Seconds after which a request is stopped and answered with 504; 0 means never. Clients "
+        "may ask for less (`timeout`, X-Request-Timeout).",
         SERVER,
         default=3600.0,
         low=0,

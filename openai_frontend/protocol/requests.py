@@ -14,6 +14,7 @@ from backend import wire
 from backend.errors import InvalidRequestError
 from backend.request import MAX_SEED
 from backend.wire import MAX_JSON_DEPTH, GenerateRequest
+from openai_frontend.deadline import check_timeout
 
 MAX_CHOICES_PER_PROMPT = 16
 MAX_CHOICES = 128
@@ -33,6 +34,7 @@ _FREE_FORM = (
 class HttpRequest(GenerateRequest):
     """Fields that end here. `request_id` and `user` become part of the answer's id.
 
+    `timeout`: seconds from the request's arrival, see `deadline.py`.
     `store` and `max_streaming_response_tokens` are accepted: nothing is stored, and a chunk holds
     what has arrived, which is at least what FastDeploy would pack into it.
     """
@@ -43,6 +45,7 @@ class HttpRequest(GenerateRequest):
     service_tier: str | None = None
     store: bool | None = None
     max_streaming_response_tokens: int | None = None
+    timeout: float | None = None
 
 
 class ChatRequest(HttpRequest):
@@ -158,6 +161,7 @@ def expand(request: HttpRequest, prompts: list[str | list[int]] | None) -> list[
 def _check_common(request: HttpRequest) -> None:
     if request.stream_options is not None and not request.stream:
         raise InvalidRequestError("stream_options needs stream: true", param="stream_options")
+    check_timeout(request.timeout, "timeout")
 
 
 def _check_depth(value: Any, param: str) -> None:
