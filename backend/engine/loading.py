@@ -37,7 +37,7 @@ def load_model(settings: EngineSettings) -> LoadedModel:
         settings.model,
         config,
         parameter_specs(config),
-        lambda array, spec: ops.from_numpy(array, keep_float32=spec.keep_float32),
+        lambda array, spec: ops.parameter(array, spec.kind, spec.keep_float32),
     )
     num_token_ids = min(tokenizer.vocab_size, config.vocab_size)
     return LoadedModel(

@@ -7,7 +7,7 @@ from backend.layers.attention import Attention
 from backend.layers.mlp import SwiGlu
 from backend.layers.moe import SparseMoe
 from backend.layers.weights import Weights
-from backend.ops import KvCache, Ops, RowSplit, Step, Tensor
+from backend.ops import KvCache, Ops, Step, Tensor
 
 
 class DecoderLayer:
@@ -26,10 +26,10 @@ class DecoderLayer:
             self._mlp = SwiGlu(ops, weights.under("mlp"))
 
     def __call__(
-        self, x: Tensor, residual: Tensor | None, step: Step, cache: KvCache, split: RowSplit | None
+        self, x: Tensor, residual: Tensor | None, step: Step, cache: KvCache
     ) -> tuple[Tensor, Tensor]:
         x, residual = self._ops.add_rms_norm(x, residual, self._input_norm, self._eps)
         x = self._attention(x, step, cache)
         x, residual = self._ops.add_rms_norm(x, residual, self._post_norm, self._eps)
-        x = self._mlp(x, split) if isinstance(self._mlp, SparseMoe) else self._mlp(x)
+        x = self._mlp(x, step) if isinstance(self._mlp, SparseMoe) else self._mlp(x)
         return x, residual

@@ -1,6 +1,6 @@
 """ERNIE-4.5 models, written once over `backend.ops`."""
 
 from backend.models.model import Model, build_model
-from backend.models.parameters import ParameterKind, ParameterSpec, parameter_specs
+from backend.models.parameters import ParameterSpec, parameter_specs
 
-__all__ = ["Model", "ParameterKind", "ParameterSpec", "build_model", "parameter_specs"]
+__all__ = ["Model", "ParameterSpec", "build_model", "parameter_specs"]

@@ -10,11 +10,10 @@ from backend.batch import Batch
 from backend.config.model import ModelConfig
 from backend.errors import InternalError
 from backend.layers.decoder_layer import DecoderLayer
-from backend.layers.moe import split_by_modality
 from backend.layers.resampler import Grid
 from backend.layers.weights import Weights
 from backend.models.vision import VisionModel
-from backend.ops import AttentionShape, KvCache, Ops, RopeSpec, Tensor
+from backend.ops import AttentionShape, KvCache, Ops, RopeSpec, Step, Tensor
 from backend.ops.arrays import NumpyArray
 from backend.ops.rope import alternating_pair_axes
 
@@ -22,7 +21,7 @@ from backend.ops.rope import alternating_pair_axes
 class Model:
     """Dense, text MoE or VL MoE by its configuration. Holds weights, no state of any sequence.
 
-    `weights` are the tensors that `parameter_specs(config)` names, made by `ops.from_numpy`.
+    `weights` are the tensors that `parameter_specs(config)` names, made by `ops.parameter`.
     """
 
     def __init__(self, config: ModelConfig, ops: Ops, weights: Mapping[str, Tensor]) -> None:
@@ -54,24 +53,19 @@ class Model:
 
     def forward(self, batch: Batch, kv_cache: KvCache) -> Tensor:
         """Run the batch's tokens, write their keys and values: float32 logits [R, V]."""
+        return self.run(self.ops.begin_step(batch, self._rope, kv_cache), kv_cache)
+
+    def run(self, step: Step, kv_cache: KvCache) -> Tensor:
+        """`forward` on what `begin_step` made: float32 logits [R, V]."""
         ops = self.ops
-        x = ops.embedding(self._embedding, batch.token_ids)
-        if batch.media_embeddings is not None:
-            x = ops.replace_rows(x, ops.from_numpy(batch.media_rows), batch.media_embeddings)
-        step = ops.begin_step(batch, self._rope, kv_cache)
-        split = split_by_modality(ops, batch.num_tokens, batch.vision_rows)
+        x = ops.embed_tokens(self._embedding, step)
         residual: Tensor | None = None
         for layer in self._layers:
-            x, residual = layer(x, residual, step, kv_cache, split)
-        return self._logits(x, residual, batch)
-
-    def _logits(self, x: Tensor, residual: Tensor, batch: Batch) -> Tensor:
-        ops = self.ops
-        if not len(batch.logit_rows):
+            x, residual = layer(x, residual, step, kv_cache)
+        if not step.num_logit_rows:
             empty = np.zeros((0, self.config.vocab_size), dtype=np.float32)
             return ops.from_numpy(empty, keep_float32=True)
-        rows = ops.from_numpy(batch.logit_rows)
-        x, residual = ops.gather_rows(x, rows), ops.gather_rows(residual, rows)
+        x, residual = ops.logit_rows(x, residual, step)
         x, _ = ops.add_rms_norm(x, residual, self._norm, self.config.rms_norm_eps)
         return ops.logits(x, self._head, transposed=self.config.tie_word_embeddings)
 

@@ -10,15 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 from backend.config.model import ModelConfig, MoeConfig, VisionConfig
 from backend.errors import CheckpointError
 from backend.layers.moe import EXPERT_GROUPS
-
-ParameterKind = Literal[
-    "vector", "embedding", "linear", "qkv", "gate_up", "router", "experts_gate_up", "experts_down"
-]
+from backend.ops.interface import ParameterKind
 
 
 @dataclass(frozen=True)

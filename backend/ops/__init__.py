@@ -5,15 +5,24 @@ from __future__ import annotations
 import warnings
 
 from backend.errors import ConfigError
-from backend.ops.interface import AttentionShape, KvCache, Ops, RowSplit, Step, Tensor
+from backend.ops.interface import (
+    AttentionShape,
+    ExpertGroup,
+    KvCache,
+    Ops,
+    SharedExperts,
+    Step,
+    Tensor,
+)
 from backend.ops.rope import RopeSpec
 
 __all__ = [
     "AttentionShape",
+    "ExpertGroup",
     "KvCache",
     "Ops",
     "RopeSpec",
-    "RowSplit",
+    "SharedExperts",
     "Step",
     "Tensor",
     "create_ops",

@@ -2,10 +2,14 @@
 
 A model is written once over `Ops`. `PaddleOps` is the portable implementation; a native one can
 make each operation a single kernel, which is why norms take the residual, `linear` takes its
-activation, and the query, key and value projection ends in the KV cache. Nothing here names a
-device or a framework. Sizes below: T token rows, H hidden, nq / nkv query / KV heads, d head size,
-V vocabulary. "Model dtype" is float32 on a CPU and bfloat16 elsewhere; norms, rope, softmax and
-routing are computed in float32 everywhere.
+activation, a mixture of experts is one call, and the query, key and value projection ends in the
+KV cache. Weights are objects that the executor makes for itself (`parameter`, `moe_weights`), in
+whatever layout and number format suits it; shapes given for them here are those of the mathematics,
+[in, out]. Nothing here names a device or a framework.
+
+Sizes below: T token rows, H hidden, nq / nkv query / KV heads, d head size, V vocabulary. "Model
+dtype" is float32 on a CPU and bfloat16 elsewhere; norms, rope, softmax and routing are computed in
+float32 everywhere.
 """
 
 from __future__ import annotations
@@ -24,13 +28,42 @@ Tensor = Any
 KvCache = Any
 """Keys and values of all layers, paged; made by `allocate_kv_cache`, changed by `project_qkv`."""
 
+Weight = Any
+"""A weight of the checkpoint in the executor's own form; made by `parameter`."""
+
+
 Step = Any
-"""A Batch made ready for the executor once per forward pass; made by `begin_step`."""
+"""A Batch made ready for the executor once per forward pass; made by `begin_step`. It has the ints
+`num_tokens` and `num_logit_rows`."""
 
 VisionStep = Any
 """Angles and segments of one vision pass, made ready by `begin_vision`."""
 
 Activation = Literal["gelu", "quick_gelu"]
+
+ParameterKind = Literal[
+    "vector", "embedding", "linear", "qkv", "gate_up", "router", "experts_gate_up", "experts_down"
+]
+"""What a checkpoint's tensor is; backend.models.parameters says how each is stored."""
+
+Region = tuple[int | slice, ...]
+"""An index into a canonical array."""
+
+
+class WeightStore(Protocol):
+    """Takes a checkpoint's tensors piece by piece, as the files hold them."""
+
+    def begin(
+        self, name: str, shape: tuple[int, ...], kind: ParameterKind, keep_float32: bool
+    ) -> None:
+        """Make room for a canonical tensor."""
+
+    def place(self, name: str, values: NumpyArray, target: Region, is_transposed: bool) -> None:
+        """canonical[target] = values, or their transpose. bfloat16 comes as uint16 bits; `values`
+        is not kept after the call."""
+
+    def finish(self) -> dict[str, Weight]:
+        """All weights by canonical name; nothing more is placed."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +76,26 @@ class AttentionShape:
 
 
 @dataclass(frozen=True)
-class RowSplit:
-    """Token rows in two groups: `first` and `second` are row indices, each None when empty.
+class ExpertGroup:
+    """Experts of one modality: router float32 [H, E], correction_bias float32 [1, E], up_gate
+    [E, H, 2 m] (gate first), down [E, m, H]."""
 
-    `order` [T] maps each row to its place in the two groups laid end to end.
-    """
+    router: Weight
+    correction_bias: Weight
+    up_gate: Weight
+    down: Weight
 
-    first: Tensor | None
-    second: Tensor | None
-    order: Tensor
+
+@dataclass(frozen=True)
+class SharedExperts:
+    """Experts that see every row, as one SwiGLU: up_gate [H, 2 · shared width], down [.., H]."""
+
+    up_gate: Weight
+    down: Weight
+
+
+MoeWeights = Any
+"""All experts of a layer; made by `moe_weights`."""
 
 
 class Ops(Protocol):
@@ -63,23 +107,17 @@ class Ops(Protocol):
     def to_numpy(self, tensor: Tensor) -> NumpyArray:
         """Copy to the host; floats arrive as float32."""
 
+    def parameter(self, array: FloatArray, kind: ParameterKind, keep_float32: bool) -> Weight:
+        """A float32 array of the checkpoint's canonical shape as a weight of that kind."""
+
+    def weight_store(self) -> WeightStore | None:
+        """Where a loader puts values as files hold them; None: it gives arrays to `parameter`."""
+
     def slice_rows(self, x: Tensor, start: int, stop: int) -> Tensor:
         """x[start:stop] of the first axis."""
 
     def concat_rows(self, parts: Sequence[Tensor]) -> Tensor:
         """Parts end to end along the first axis."""
-
-    def gather_rows(self, x: Tensor, rows: Tensor) -> Tensor:
-        """x[rows] for integer `rows` [R]: [T, ...] → [R, ...]."""
-
-    def replace_rows(self, x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-        """x with x[rows[i]] = values[i]; rows are distinct. [T, H], [P], [P, H] → [T, H]."""
-
-    def merge_rows(self, split: RowSplit, parts: Sequence[Tensor]) -> Tensor:
-        """Put the groups' rows back in token order; `parts` are those of the groups not empty."""
-
-    def embedding(self, table: Tensor, ids: IntArray) -> Tensor:
-        """Rows of table [V, H] for int32 ids [T] → [T, H]."""
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         """Sum of two tensors of one shape."""
@@ -110,23 +148,20 @@ class Ops(Protocol):
     def linear_swiglu(self, x: Tensor, weight: Tensor) -> Tensor:
         """silu(x @ weight[:, :m]) · (x @ weight[:, m:]): [T, H], [H, 2 m] → [T, m]."""
 
-    def moe(
-        self,
-        x: Tensor,
-        router: Tensor,
-        correction_bias: Tensor,
-        up_gate: Tensor,
-        down: Tensor,
-        top_k: int,
-        norm_min: float,
-        rows: Tensor | None = None,
-    ) -> Tensor:
-        """Mixture of SwiGLU experts over x[rows] (all rows when None): [R, H].
+    def moe_weights(
+        self, groups: Sequence[ExpertGroup], shared: SharedExperts | None
+    ) -> MoeWeights:
+        """Join a layer's experts: one group for text, then one for vision rows if there is one."""
 
-        router float32 [H, E], correction_bias float32 [1, E], up_gate [E, H, 2 m] (gate first),
-        down [E, m, H]. p = softmax(x @ router) in float32; the top_k experts by p + correction_bias
-        (the lower index wins a tie) are summed with weights p, divided by max(sum of the chosen p,
-        norm_min). The correction bias takes part in the choice only.
+    def moe(
+        self, x: Tensor, weights: MoeWeights, top_k: int, norm_min: float, step: Step
+    ) -> Tensor:
+        """Mixture of SwiGLU experts over all rows: [T, H] → [T, H].
+
+        The step tells text rows from vision rows, which have their own group. p = softmax(x @
+        router) in float32; the top_k experts by p + correction_bias (the lower index wins a tie)
+        are summed with weights p, divided by max(sum of the chosen p, norm_min). The correction
+        bias takes part in the choice only. Shared experts are added with weight 1.
         """
 
     def allocate_kv_cache(
@@ -135,7 +170,14 @@ class Ops(Protocol):
         """Zeroed keys and values of every layer, num_blocks · block_size tokens each."""
 
     def begin_step(self, batch: Batch, rope: RopeSpec, cache: KvCache) -> Step:
-        """Upload what every layer of a pass shares: rope angles, slots, block tables."""
+        """Upload what every layer of a pass shares: token ids, rope angles, slots, block tables."""
+
+    def embed_tokens(self, table: Weight, step: Step) -> Tensor:
+        """Rows of table [V, H] for the step's token ids; its media rows are its media embeddings:
+        [T, H]."""
+
+    def logit_rows(self, x: Tensor, residual: Tensor, step: Step) -> tuple[Tensor, Tensor]:
+        """Both cut to the step's R rows whose logits are wanted; R is at least 1."""
 
     def project_qkv(
         self, x: Tensor, weight: Tensor, step: Step, cache: KvCache, layer: int

@@ -12,8 +12,16 @@ from backend.batch import Batch
 from backend.errors import ConfigError
 from backend.ops import paddle_attention, paddle_moe, paddle_step, paddle_vision
 from backend.ops.arrays import FloatArray, IntArray, NumpyArray
-from backend.ops.interface import Activation, AttentionShape, RowSplit, Tensor
+from backend.ops.interface import (
+    Activation,
+    AttentionShape,
+    ExpertGroup,
+    ParameterKind,
+    SharedExperts,
+    Tensor,
+)
 from backend.ops.paddle_cache import PaddleKvCache
+from backend.ops.paddle_moe import PaddleMoeWeights
 from backend.ops.rope import RopeSpec
 
 
@@ -45,6 +53,12 @@ class PaddleOps:
             return tensor.astype(self.dtype)
         return tensor
 
+    def parameter(self, array: FloatArray, kind: ParameterKind, keep_float32: bool) -> Tensor:
+        return self.from_numpy(array, keep_float32)
+
+    def weight_store(self) -> None:
+        return None
+
     def to_numpy(self, tensor: Tensor) -> NumpyArray:
         if tensor.is_floating_point():
             tensor = tensor.astype("float32")
@@ -56,18 +70,6 @@ class PaddleOps:
 
     def concat_rows(self, parts: Sequence[Tensor]) -> Tensor:
         return parts[0] if len(parts) == 1 else paddle.concat(list(parts))
-
-    def gather_rows(self, x: Tensor, rows: Tensor) -> Tensor:
-        return paddle.gather(x, rows)
-
-    def replace_rows(self, x: Tensor, rows: Tensor, values: Tensor) -> Tensor:
-        return paddle.scatter(x, rows, values.astype(x.dtype))
-
-    def merge_rows(self, split: RowSplit, parts: Sequence[Tensor]) -> Tensor:
-        return paddle.gather(self.concat_rows(parts), split.order)
-
-    def embedding(self, table: Tensor, ids: IntArray) -> Tensor:
-        return F.embedding(paddle.to_tensor(ids), table)
 
     def add(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
@@ -103,20 +105,25 @@ class PaddleOps:
     def linear_swiglu(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.swiglu(paddle.matmul(x, weight))
 
+    def moe_weights(
+        self, groups: Sequence[ExpertGroup], shared: SharedExperts | None
+    ) -> PaddleMoeWeights:
+        return PaddleMoeWeights(tuple(groups), shared)
+
     def moe(
         self,
         x: Tensor,
-        router: Tensor,
-        correction_bias: Tensor,
-        up_gate: Tensor,
-        down: Tensor,
+        weights: PaddleMoeWeights,
         top_k: int,
         norm_min: float,
-        rows: Tensor | None = None,
+        step: paddle_step.PaddleStep,
     ) -> Tensor:
-        if rows is not None:
-            x = paddle.gather(x, rows)
-        return paddle_moe.moe(x, router, correction_bias, up_gate, down, top_k, norm_min)
+        routed = paddle_moe.moe(x, weights, top_k, norm_min, step.split)
+        if weights.shared is None:
+            return routed
+        return routed + self.linear(
+            self.linear_swiglu(x, weights.shared.up_gate), weights.shared.down
+        )
 
     def allocate_kv_cache(
         self, shape: AttentionShape, num_layers: int, num_blocks: int, block_size: int
@@ -127,6 +134,18 @@ class PaddleOps:
         self, batch: Batch, rope: RopeSpec, cache: PaddleKvCache
     ) -> paddle_step.PaddleStep:
         return paddle_step.begin_step(batch, rope, cache)
+
+    def embed_tokens(self, table: Tensor, step: paddle_step.PaddleStep) -> Tensor:
+        x = F.embedding(step.token_ids, table)
+        if step.media is None:
+            return x
+        rows, embeddings = step.media
+        return paddle.scatter(x, rows, embeddings.astype(x.dtype))
+
+    def logit_rows(
+        self, x: Tensor, residual: Tensor, step: paddle_step.PaddleStep
+    ) -> tuple[Tensor, Tensor]:
+        return paddle.gather(x, step.logit_rows), paddle.gather(residual, step.logit_rows)
 
     def project_qkv(
         self,

@@ -51,13 +51,30 @@ class PrefillTile:
 
 
 @dataclass(frozen=True)
+class RowSplit:
+    """Token rows by modality: `text` and `vision` are int64 row indices, None when there are none.
+
+    `order` int64 [T] maps each row to its place in the two laid end to end.
+    """
+
+    text: Tensor | None
+    vision: Tensor
+    order: Tensor
+
+
+@dataclass(frozen=True)
 class PaddleStep:
     """cos, sin: float32 [T, nq + nkv, d]; rotation: [d, d]; write_rows: int64 [nkv · T].
 
     `order` int64 [T] puts the outputs of all groups and tiles, laid end to end, in token order;
-    None when they already are.
+    None when they already are. `media`: int32 rows [P] and their embeddings [P, H]. `split` is None
+    when all rows are text.
     """
 
+    token_ids: Tensor
+    logit_rows: Tensor
+    media: tuple[Tensor, Tensor] | None
+    split: RowSplit | None
     cos: Tensor
     sin: Tensor
     rotation: Tensor
@@ -65,6 +82,14 @@ class PaddleStep:
     decodes: tuple[DecodeGroup, ...]
     tiles: tuple[PrefillTile, ...]
     order: Tensor | None
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.token_ids.shape[0])
+
+    @property
+    def num_logit_rows(self) -> int:
+        return int(self.logit_rows.shape[0])
 
 
 def begin_step(batch: Batch, rope: RopeSpec, cache: PaddleKvCache) -> PaddleStep:
@@ -87,7 +112,12 @@ def begin_step(batch: Batch, rope: RopeSpec, cache: PaddleKvCache) -> PaddleStep
     ]
     rows = np.concatenate([*decode_rows, *(np.arange(t.start, t.stop) for t in tiles)])
     in_order = bool(np.all(rows[1:] > rows[:-1]))
+    media = batch.media_embeddings
     return PaddleStep(
+        token_ids=paddle.to_tensor(batch.token_ids),
+        logit_rows=paddle.to_tensor(batch.logit_rows),
+        media=None if media is None else (paddle.to_tensor(batch.media_rows), media),
+        split=_split_by_modality(batch),
         cos=cos,
         sin=sin,
         rotation=paddle.to_tensor(rotation_matrix(shape.head_dim, rope.interleaved)),
@@ -95,6 +125,21 @@ def begin_step(batch: Batch, rope: RopeSpec, cache: PaddleKvCache) -> PaddleStep
         decodes=tuple(decodes),
         tiles=tuple(tiles),
         order=None if in_order else paddle.to_tensor(np.argsort(rows)),
+    )
+
+
+def _split_by_modality(batch: Batch) -> RowSplit | None:
+    if not len(batch.vision_rows):
+        return None
+    is_vision = np.zeros(batch.num_tokens, dtype=bool)
+    is_vision[batch.vision_rows] = True
+    # Stable: text rows in order, then vision rows in order.
+    rows = np.argsort(is_vision, kind="stable")
+    num_text = batch.num_tokens - len(batch.vision_rows)
+    return RowSplit(
+        text=paddle.to_tensor(rows[:num_text]) if num_text else None,
+        vision=paddle.to_tensor(rows[num_text:]),
+        order=paddle.to_tensor(np.argsort(rows)),
     )
 
 

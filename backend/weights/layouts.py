@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from backend.config.model import ModelConfig
 from backend.errors import CheckpointError
 from backend.layers.moe import EXPERT_GROUPS
-from backend.models.parameters import ParameterKind, ParameterSpec
+from backend.models.parameters import ParameterSpec
+from backend.ops.interface import ParameterKind, Region
 
-Region = tuple[int | slice, ...]
 Rule = Callable[[ParameterSpec, ModelConfig], Iterator["Part"]]
 
 ALL: Region = (slice(None),)

@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 
+from backend.batch import Batch
+from backend.ops import AttentionShape, ExpertGroup, RopeSpec, SharedExperts
+from backend.ops.paddle_moe import run_group
+
 HIDDEN, WIDTH, EXPERTS = 12, 6, 8
 
 
@@ -38,11 +42,12 @@ def _make(seed, num_tokens):
     return arrays
 
 
-def _run(ops, arrays, top_k, rows=None):
-    names = ("x", "router", "bias", "up_gate", "down")
-    x, router, bias, up_gate, down = (ops.from_numpy(arrays[name]) for name in names)
-    row_tensor = None if rows is None else ops.from_numpy(np.array(rows))
-    return ops.to_numpy(ops.moe(x, router, bias, up_gate, down, top_k, 1e-12, row_tensor))
+def _group(ops, arrays):
+    return ExpertGroup(*(ops.from_numpy(arrays[n]) for n in ("router", "bias", "up_gate", "down")))
+
+
+def _run(ops, arrays, top_k):
+    return ops.to_numpy(run_group(ops.from_numpy(arrays["x"]), _group(ops, arrays), top_k, 1e-12))
 
 
 @pytest.mark.parametrize(("num_tokens", "top_k"), [(1, 1), (1, 3), (9, 2), (40, 8)])
@@ -52,10 +57,39 @@ def test_equals_the_reference(ops, num_tokens, top_k):
     np.testing.assert_allclose(_run(ops, arrays, top_k), expected, atol=2e-5)
 
 
-def test_only_the_given_rows_are_computed_in_their_order(ops):
-    arrays = _make(3, 10)
-    expected = _reference(*arrays.values(), 2)
-    np.testing.assert_allclose(_run(ops, arrays, 2, rows=[7, 0, 4]), expected[[7, 0, 4]], atol=2e-5)
+def test_rows_go_to_the_experts_of_their_modality_and_all_to_the_shared_ones(ops):
+    texts, pictures = _make(3, 10), _make(7, 10)
+    random = np.random.RandomState(8)
+    shared = [random.standard_normal(s).astype(np.float32) for s in ((12, 10), (5, 12))]
+    vision_rows = [0, 4, 7]
+    x = texts["x"]
+    expected = _reference(*texts.values(), 2)
+    expected[vision_rows] = _reference(*{**pictures, "x": x}.values(), 2)[vision_rows]
+    hidden = x.astype(np.float64) @ shared[0]
+    expected += (_silu(hidden[:, :5]) * hidden[:, 5:]) @ shared[1]
+
+    step = _step(ops, len(x), vision_rows)
+    groups = [_group(ops, arrays) for arrays in (texts, pictures)]
+    weights = ops.moe_weights(groups, SharedExperts(*map(ops.from_numpy, shared)))
+    got = ops.to_numpy(ops.moe(ops.from_numpy(x), weights, 2, 1e-12, step))
+    np.testing.assert_allclose(got, expected, atol=5e-5)
+
+
+def _step(ops, num_tokens, vision_rows):
+    empty = np.zeros(0, dtype=np.int32)
+    batch = Batch(
+        token_ids=np.zeros(num_tokens, dtype=np.int32),
+        positions=np.zeros((3, num_tokens), dtype=np.int32),
+        slot_mapping=np.arange(num_tokens, dtype=np.int64),
+        query_starts=np.array([0, num_tokens], dtype=np.int32),
+        context_lens=np.array([num_tokens], dtype=np.int32),
+        block_tables=np.zeros((1, 1), dtype=np.int32),
+        logit_rows=empty,
+        vision_rows=np.array(vision_rows, dtype=np.int32),
+        media_rows=empty,
+    )
+    cache = ops.allocate_kv_cache(AttentionShape(1, 1, 4), 1, 1, 16)
+    return ops.begin_step(batch, RopeSpec(4, 1e4, (0, 0), True), cache)
 
 
 def test_one_expert_can_take_every_token(ops):

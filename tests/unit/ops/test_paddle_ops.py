@@ -5,8 +5,6 @@ from math import erf
 import numpy as np
 import pytest
 
-from backend.ops import RowSplit
-
 
 @pytest.fixture
 def random():
@@ -29,42 +27,12 @@ def test_float64_becomes_the_model_dtype(ops, random):
     assert ops.to_numpy(ops.from_numpy(random.standard_normal(3))).dtype == np.float32
 
 
-def test_rows_are_sliced_joined_and_gathered(ops, random):
+def test_rows_are_sliced_and_joined(ops, random):
     x = _float32(random, 5, 3)
     tensor = ops.from_numpy(x)
     np.testing.assert_array_equal(ops.to_numpy(ops.slice_rows(tensor, 1, 3)), x[1:3])
     joined = ops.concat_rows([ops.slice_rows(tensor, 3, 5), ops.slice_rows(tensor, 0, 3)])
     np.testing.assert_array_equal(ops.to_numpy(joined), np.concatenate([x[3:], x[:3]]))
-    gathered = ops.gather_rows(tensor, ops.from_numpy(np.array([4, 0, 4])))
-    np.testing.assert_array_equal(ops.to_numpy(gathered), x[[4, 0, 4]])
-
-
-def test_replaced_rows_change_and_the_input_does_not(ops, random):
-    x, values = _float32(random, 5, 3), _float32(random, 2, 3)
-    tensor = ops.from_numpy(x)
-    rows = np.array([1, 4], dtype=np.int32)
-    replaced = ops.replace_rows(tensor, ops.from_numpy(rows), ops.from_numpy(values))
-    expected = x.copy()
-    expected[rows] = values
-    np.testing.assert_array_equal(ops.to_numpy(replaced), expected)
-    np.testing.assert_array_equal(ops.to_numpy(tensor), x)
-
-
-def test_merged_rows_return_to_token_order(ops, random):
-    x = _float32(random, 4, 2)
-    first, second = np.array([0, 3]), np.array([1, 2])
-    order = ops.from_numpy(np.argsort(np.concatenate([first, second])))
-    split = RowSplit(ops.from_numpy(first), ops.from_numpy(second), order)
-    parts = [ops.from_numpy(x[first]), ops.from_numpy(x[second])]
-    np.testing.assert_array_equal(ops.to_numpy(ops.merge_rows(split, parts)), x)
-
-
-def test_embedding_looks_rows_up(ops, random):
-    table = _float32(random, 7, 3)
-    ids = np.array([6, 0, 6], dtype=np.int32)
-    np.testing.assert_array_equal(
-        ops.to_numpy(ops.embedding(ops.from_numpy(table), ids)), table[ids]
-    )
 
 
 def _rms_norm(x, weight, eps):
