@@ -5,6 +5,7 @@ from __future__ import annotations
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -31,6 +32,9 @@ from openai_frontend.error_response import (
 from openai_frontend.middleware import ApiKeys, HttpMetrics, RequestId
 from openai_frontend.service import Service
 
+EXPOSED_HEADERS = ("x-request-id", "retry-after", "x-should-retry")
+"""What a page of another origin may read of an answer besides its body."""
+
 
 def create_app(service: Service) -> Starlette:
     routes = [
@@ -55,6 +59,18 @@ def create_app(service: Service) -> Starlette:
         Middleware(RequestId),
         Middleware(HttpMetrics, metrics=service.metrics, paths=[route.path for route in routes]),
     ]
+    if (cors := service.settings.cors) is not None:
+        # Outside the keys: a browser's preflight brings none.
+        middleware.append(
+            Middleware(
+                CORSMiddleware,
+                allow_origins=cors.origins,
+                allow_methods=cors.methods,
+                allow_headers=cors.headers,
+                allow_credentials=cors.credentials,
+                expose_headers=EXPOSED_HEADERS,
+            )
+        )
     if keys := service.settings.api_keys:
         open_paths = (*HEALTH_PATHS, *PLAYGROUND_PATHS)
         middleware.append(Middleware(ApiKeys, keys=keys, open_paths=open_paths))

@@ -27,10 +27,21 @@ GOODBYE_S = 1.0
 
 
 @dataclass(frozen=True)
+class CorsSettings:
+    """Whose web pages may call the API from a browser; "*" stands for all."""
+
+    origins: tuple[str, ...]
+    methods: tuple[str, ...] = ("*",)
+    headers: tuple[str, ...] = ("*",)
+    credentials: bool = False
+
+
+@dataclass(frozen=True)
 class ServiceSettings:
     """`model_name` is what /v1/models lists; it is enforced only if `enforce_model_name`.
 
     `checkpoint`: the model folder's name. `effective`: what /config-info tells besides these.
+    `strict_fields`: unknown fields are refused, not ignored. `cors`: None for no CORS headers.
     """
 
     model_name: str = ANY_NAME
@@ -43,6 +54,8 @@ class ServiceSettings:
     request_timeout_s: float = 3600.0
     ping_interval_s: float = 15.0
     serve_metrics: bool = True
+    strict_fields: bool = False
+    cors: CorsSettings | None = None
 
     @property
     def system_fingerprint(self) -> str:

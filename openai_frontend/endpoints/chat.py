@@ -20,7 +20,7 @@ def chat_endpoint(service: Service) -> GeneratingEndpoint:
 
 def make_chat_plan(service: Service, body: bytes, started_at: float) -> Plan:
     """Raises InvalidRequestError, MediaError or ModelNotFoundError."""
-    request = decode_body(body, ChatRequest)
+    request = decode_body(body, ChatRequest, service.settings.strict_fields)
     check_chat(request)
     head = reply_head(service, request, "chatcmpl")
     media = extract_media(request.messages or [])

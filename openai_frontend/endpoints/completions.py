@@ -25,7 +25,7 @@ def completions_endpoint(service: Service) -> GeneratingEndpoint:
 
 def make_completion_plan(service: Service, body: bytes, started_at: float) -> Plan:
     """Raises InvalidRequestError or ModelNotFoundError."""
-    request = decode_body(body, CompletionRequest)
+    request = decode_body(body, CompletionRequest, service.settings.strict_fields)
     check_completion(request)
     prompts = split_prompts(request.prompt)
     head = reply_head(service, request, "cmpl")

@@ -52,7 +52,7 @@ def make_messages_plan(service: Service, body: bytes, started_at: float) -> Plan
 
 
 def _read(service: Service, body: bytes) -> wire.GenerateRequest:
-    request = to_generate(decode_body(body, MessagesRequest))
+    request = to_generate(decode_body(body, MessagesRequest, service.settings.strict_fields))
     service.model_name(request.model)
     check_messages(request)
     return request

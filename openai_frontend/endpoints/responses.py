@@ -22,7 +22,7 @@ def responses_endpoint(service: Service) -> GeneratingEndpoint:
 
 def make_response_plan(service: Service, body: bytes, started_at: float) -> Plan:
     """Raises InvalidRequestError, MediaError or ModelNotFoundError."""
-    request = decode_body(body, ResponsesRequest)
+    request = decode_body(body, ResponsesRequest, service.settings.strict_fields)
     head = ReplyHead(
         id=f"resp_{uuid.uuid4().hex}",
         model=service.model_name(request.model),

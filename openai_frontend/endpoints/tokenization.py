@@ -36,7 +36,7 @@ def tokenize_question(request: GenerateRequest) -> Question:
 
 
 def _read_tokenize(service: Service, body: bytes) -> Question:
-    request = decode_body(body, TokenizeRequest)
+    request = decode_body(body, TokenizeRequest, service.settings.strict_fields)
     service.model_name(request.model)
     check_tokenize(request)
     check_messages(request)
@@ -52,7 +52,7 @@ async def _tokenize_reply(service: Service, tokens: Tokens) -> TokenizeReply:
 
 
 def _read_detokenize(service: Service, body: bytes) -> Question:
-    request = decode_body(body, DetokenizeRequest)
+    request = decode_body(body, DetokenizeRequest, service.settings.strict_fields)
     service.model_name(request.model)
     question = GenerateRequest(op="detokenize", prompt=request.tokens, skip_special_tokens=False)
     return Question(wire.encode(question), [])

@@ -99,6 +99,36 @@ def check_api_key(key: str) -> None:
         raise ValueError("a key must be printable ASCII without spaces and not empty")
 
 
+def read_names(text: str) -> list[str]:
+    """A JSON list of texts, as vLLM writes it, or names with commas between."""
+    if text.lstrip().startswith("["):
+        try:
+            names: list[str] = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{text!r} is not JSON ({error.msg})") from None
+    else:
+        names = [name.strip() for name in text.split(",")]
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise ValueError(f'{text!r} is no list of names; give one such as a,b or \'["a", "b"]\'')
+    return names
+
+
+def check_origins(text: str) -> None:
+    for origin in read_names(text):
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+", origin):
+            raise ValueError(
+                f"{origin!r} is no origin; give * or a scheme and a host, such as "
+                "https://chat.example.org or http://localhost:3000, without a path"
+            )
+
+
+def check_tokens(text: str) -> None:
+    """Names of methods or headers."""
+    for name in read_names(text):
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            raise ValueError(f"{name!r} is no name of a method or header")
+
+
 def check_name(name: str) -> None:
     if not name.strip() or not name.isprintable() or len(name) > 256:
         raise ValueError(f"{name!r} is no model name; give 1 to 256 printable characters")

@@ -16,6 +16,8 @@ from openai_frontend.launch.flag_checks import (
     check_mm_limits,
     check_mm_processor_kwargs,
     check_name,
+    check_origins,
+    check_tokens,
 )
 from openai_frontend.launch.ignored_flags import IGNORED_FLAGS
 
@@ -61,6 +63,48 @@ USED_FLAGS: tuple[Flag, ...] = (
         SERVER,
         default=(),
         check=check_api_key,
+    ),
+    Flag(
+        "--allowed-origins",
+        "append",
+        "Origins whose web pages may call the API from a browser (CORS): a JSON list, names with "
+        "commas between, or repeated; `*` is every origin. Without it no page of another origin "
+        "can. The playground needs none.",
+        SERVER,
+        default=(),
+        check=check_origins,
+    ),
+    Flag(
+        "--allowed-methods",
+        "append",
+        "Methods that such pages may use.",
+        SERVER,
+        default_text="*",
+        check=check_tokens,
+    ),
+    Flag(
+        "--allowed-headers",
+        "append",
+        "Request headers that such pages may send.",
+        SERVER,
+        default_text="*",
+        check=check_tokens,
+    ),
+    Flag(
+        "--allow-credentials",
+        "switch",
+        "Let such pages send cookies and other credentials of the browser; not together with "
+        "origin `*`.",
+        SERVER,
+        default=False,
+    ),
+    Flag(
+        "--strict-fields",
+        "switch",
+        "Refuse request bodies with fields that are not known here, on any level, with 400 and "
+        "the field's path; otherwise such fields are ignored.",
+        SERVER,
+        default=False,
     ),
     Flag(
         "--max-concurrency",

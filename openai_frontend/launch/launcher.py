@@ -25,7 +25,7 @@ from openai_frontend.launch.checkpoint import Checkpoint
 from openai_frontend.launch.http_server import ApiServer
 from openai_frontend.launch.options import Options, effective_settings
 from openai_frontend.launch.supervisor import TritonSupervisor
-from openai_frontend.service import Service, ServiceSettings
+from openai_frontend.service import CorsSettings, Service, ServiceSettings
 from openai_frontend.triton_client import TritonClient
 
 logger = logging.getLogger(__name__)
@@ -137,6 +137,8 @@ class Launcher:
             request_timeout_s=options.request_timeout_s,
             ping_interval_s=options.ping_interval_s,
             serve_metrics=self._metrics_socket is None,
+            strict_fields=options.strict_fields,
+            cors=_cors(options),
         )
 
     def _on_signal(self, number: int) -> None:
@@ -146,6 +148,17 @@ class Launcher:
         elif self._options.drain_timeout_s:
             logger.info("finishing running requests; a second signal ends them at once")
         self._stop_asked.set()
+
+
+def _cors(options: Options) -> CorsSettings | None:
+    if not options.allowed_origins:
+        return None
+    return CorsSettings(
+        options.allowed_origins,
+        options.allowed_methods,
+        options.allowed_headers,
+        options.allow_credentials,
+    )
 
 
 def _allow_many_files() -> None:

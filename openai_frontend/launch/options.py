@@ -13,7 +13,8 @@ class Options:
 
     `serving`: settings for the Triton models, by the names of `backend/config/serving.py`; only
     what was set explicitly, the rest is `config.pbtxt`'s. `model_folders`: where a hub id is looked
-    for. `warnings`: one sentence per flag that was accepted without effect.
+    for. `allowed_origins`: empty for no CORS. `warnings`: one sentence per flag that was accepted
+    without effect.
     """
 
     host: str = "0.0.0.0"  # noqa: S104
@@ -27,6 +28,11 @@ class Options:
     ping_interval_s: float = 15.0
     model: str | None = None
     served_model_name: str | None = None
+    strict_fields: bool = False
+    allowed_origins: tuple[str, ...] = ()
+    allowed_methods: tuple[str, ...] = ("*",)
+    allowed_headers: tuple[str, ...] = ("*",)
+    allow_credentials: bool = False
     triton_grpc_port: int = 0
     triton_http_port: int = 0
     triton_metrics_port: int = 0
@@ -46,6 +52,11 @@ _TOLD = (
     "ping_interval_s",
     "max_concurrency",
     "served_model_name",
+    "strict_fields",
+    "allowed_origins",
+    "allowed_methods",
+    "allowed_headers",
+    "allow_credentials",
 )
 _PATHS = ("allowed_local_media_path", "chat_template")
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from backend.errors import ConfigError
 from openai_frontend.launch.config_file import read_config_arguments
 from openai_frontend.launch.flag import Flag
-from openai_frontend.launch.flag_checks import check_api_key
+from openai_frontend.launch.flag_checks import check_api_key, read_names
 from openai_frontend.launch.flag_table import FLAGS, USED_FLAGS
 from openai_frontend.launch.options import Options
 
@@ -106,7 +106,16 @@ def _options(values: dict[str, Any], environ: Mapping[str, str], folder: Path) -
     def get(flag: str, default: Any) -> Any:
         return given.get(flag.replace("-", "_"), default)
 
+    def names(flag: str, default: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name for text in get(flag, []) for name in read_names(text)) or default
+
     default = Options()
+    origins = names("allowed-origins", default.allowed_origins)
+    if get("allow-credentials", False) and "*" in origins:
+        raise ConfigError(
+            "--allow-credentials with --allowed-origins '*' would let every web page act with the "
+            "cookies of its visitor; name the origins"
+        )
     drain = get("timeout-graceful-shutdown", DEFAULT_DRAIN_TIMEOUT_S)
     port = get("port", default.port)
     metrics_port = get("metrics-port", None)
@@ -122,6 +131,11 @@ def _options(values: dict[str, Any], environ: Mapping[str, str], folder: Path) -
         ping_interval_s=get("ping-interval", default.ping_interval_s),
         model=get("model", environ.get("ERNIE_MODEL") or None),
         served_model_name=get("served-model-name", None),
+        strict_fields=get("strict-fields", default.strict_fields),
+        allowed_origins=origins,
+        allowed_methods=names("allowed-methods", default.allowed_methods),
+        allowed_headers=names("allowed-headers", default.allowed_headers),
+        allow_credentials=get("allow-credentials", default.allow_credentials),
         triton_grpc_port=get("triton-grpc-port", 0),
         triton_http_port=get("triton-http-port", 0),
         triton_metrics_port=get("triton-metrics-port", 0),

@@ -8,7 +8,7 @@ continued, and tools that Anthropic would run itself are left out, since nobody 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import msgspec
 
@@ -31,6 +31,7 @@ class Source(msgspec.Struct):
 class Block(msgspec.Struct):
     """text, image, video, document, thinking, redacted_thinking, tool_use or tool_result."""
 
+    ACCEPTED: ClassVar = ("cache_control", "citations", "context", "signature", "data", "caller")
     type: str
     text: str = ""
     source: Source | None = None
@@ -52,6 +53,7 @@ class InputMessage(msgspec.Struct):
 class MessageTool(msgspec.Struct):
     """`type`, where given, is `custom`, or the name of a tool that Anthropic runs."""
 
+    ACCEPTED: ClassVar = ("cache_control", "eager_input_streaming", "input_examples")
     name: str = ""
     description: str | None = None
     input_schema: dict[str, Any] | None = None
@@ -66,6 +68,7 @@ class MessageToolChoice(msgspec.Struct):
 
 
 class Thinking(msgspec.Struct):
+    ACCEPTED: ClassVar = ("display",)
     type: str
     budget_tokens: int | None = None
 
@@ -81,8 +84,9 @@ class OutputConfig(msgspec.Struct):
 
 
 class MessagesRequest(msgspec.Struct):
-    """Body of /v1/messages; unknown fields are ignored, as are cache_control and metadata."""
+    """Body of /v1/messages."""
 
+    ACCEPTED: ClassVar = ("cache_control", "metadata", "service_tier")
     messages: list[InputMessage]
     model: str = "default"
     max_tokens: int | None = None

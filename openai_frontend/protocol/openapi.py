@@ -10,9 +10,8 @@ from typing import Any
 import msgspec
 
 from openai_frontend.protocol.errors import ANTHROPIC_PATH, AnthropicErrorBody, ErrorBody
+from openai_frontend.protocol.strict_fields import INTERNAL_FIELDS
 
-# Fields of the requests that are not for clients: they are set on the way to Triton.
-_INTERNAL = ("op", "single_response")
 _REFERENCE = "#/components/schemas/{name}"
 JSON = "application/json"
 EVENTS = "text/event-stream"
@@ -41,7 +40,7 @@ def openapi_document(
     references, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     known = dict(zip(types, references, strict=True))
     for schema in schemas.values():
-        for name in _INTERNAL:
+        for name in INTERNAL_FIELDS:
             schema.get("properties", {}).pop(name, None)
     paths: dict[str, dict[str, Any]] = {}
     for item in operations:

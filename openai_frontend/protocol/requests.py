@@ -15,6 +15,7 @@ from backend.errors import InvalidRequestError
 from backend.request import MAX_SEED
 from backend.wire import MAX_JSON_DEPTH, GenerateRequest
 from openai_frontend.deadline import check_timeout
+from openai_frontend.protocol.strict_fields import check_fields
 
 MAX_CHOICES_PER_PROMPT = 16
 MAX_CHOICES = 128
@@ -65,15 +66,18 @@ _HTTP_ONLY = dict.fromkeys(
 )
 
 
-def decode_body(body: bytes, kind: type[R]) -> R:
+def decode_body(body: bytes, kind: type[R], strict_fields: bool = False) -> R:
     """Raises InvalidRequestError naming the field. A null on the top level means "not given"."""
     try:
-        return wire.decode(body, kind)
+        request = wire.decode(body, kind)
     except InvalidRequestError:
         without_nulls = _without_nulls(body)
         if without_nulls is None:
             raise
-    return wire.decode(without_nulls, kind)
+        request = wire.decode(without_nulls, kind)
+    if strict_fields:
+        check_fields(body, kind)
+    return request
 
 
 def check_chat(request: ChatRequest) -> None:

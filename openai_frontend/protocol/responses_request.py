@@ -7,7 +7,7 @@ that OpenAI would run itself are left out, since nobody here can run them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import msgspec
 
@@ -23,6 +23,7 @@ class InputPart(msgspec.Struct):
     """input_text, output_text, text, refusal, reasoning_text, summary_text; input_image with
     `image_url`; input_video with `video_url`, which OpenAI has not."""
 
+    ACCEPTED: ClassVar = ("annotations", "logprobs")
     type: str
     text: str = ""
     refusal: str = ""
@@ -34,6 +35,7 @@ class InputPart(msgspec.Struct):
 class InputItem(msgspec.Struct):
     """message (also without `type`), reasoning, function_call or function_call_output."""
 
+    ACCEPTED: ClassVar = ("id", "status", "encrypted_content", "phase")
     type: str = "message"
     role: str = "user"
     content: str | list[InputPart] | None = None
@@ -76,17 +78,23 @@ class TextFormat(msgspec.Struct, omit_defaults=True):
 
 
 class TextConfig(msgspec.Struct):
+    ACCEPTED: ClassVar = ("verbosity",)
     format: TextFormat | None = None
 
 
 class Reasoning(msgspec.Struct):
+    ACCEPTED: ClassVar = ("generate_summary",)
     effort: str | None = None
     summary: str | None = None
 
 
 class ResponsesRequest(msgspec.Struct):
-    """Body of /v1/responses; unknown fields are ignored."""
+    """Body of /v1/responses."""
 
+    ACCEPTED: ClassVar = (
+        *("truncation", "service_tier", "max_tool_calls", "stream_options"),
+        *("prompt_cache_key", "prompt_cache_retention", "safety_identifier"),
+    )
     input: str | list[InputItem]
     model: str = "default"
     instructions: str | None = None
