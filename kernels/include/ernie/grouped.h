@@ -1,0 +1,45 @@
+// Products of many rows with weight matrices: mixture-of-experts layers in prefill, and dense ones.
+//
+// On sm_90 they run on wgmma fed by the copy engine, elsewhere (and for sizes too small for its
+// tiles) on mma.sync. Shapes are known on the host, which rows belong to which expert on the device
+// only: nothing here synchronises, all of it can be captured in a graph. Rows are summed in one
+// order over K, in float32, and rounded once: a row's result does not depend on its batch.
+#pragma once
+
+#include <string>
+
+#include "ernie/tensor.h"
+
+namespace ernie {
+
+// Which pairs an expert takes. A token t has `slots` pairs p = t · slots + s; `order` i32[T · slots]
+// holds the pairs sorted by group and `offsets` i32[G + 1] where each group begins in it. A launch
+// covers num_groups groups from first_group on; group first_group + e uses the weights of index e.
+struct GroupedPairs {
+  Tensor order;
+  Tensor offsets;
+  int first_group;
+  int num_groups;
+};
+
+// silu(x · gate^T) · (x · up^T) of every pair: x bf16 [T, K], up_gate bf16 [num_groups, 2 m, K] with
+// the gate's rows first → bf16 [T · slots, m] at sorted positions. Rows of other groups' pairs are
+// left unwritten. K and m are multiples of 8.
+Tensor moe_up_large(const Tensor& x, const GroupedPairs& pairs, const Tensor& up_gate, int slots);
+
+// y[order[i]] = h[i] · down^T for the launch's sorted positions i: h bf16 [T · slots, m],
+// down bf16 [num_groups, H, m], y bf16 [T · slots, H]; other rows of y stay as they are.
+void moe_down_large(const Tensor& h, const GroupedPairs& pairs, const Tensor& down,
+                    const Tensor& y);
+
+enum class Activation : int { kNone, kGelu, kQuickGelu };
+
+// Throws std::invalid_argument unless `name` is "", "gelu" (by erf) or "quick_gelu".
+Activation activation_named(const std::string& name);
+
+// activation(x · w^T + bias) + residual: x bf16 [T, K], w bf16 [N, K], bias bf16 [N] and residual
+// bf16 [T, N] may be undefined → [T, N] of `dtype`, bf16 or f32. K and N are multiples of 8.
+Tensor gemm(const Tensor& x, const Tensor& w, const Tensor& bias, Activation activation,
+            const Tensor& residual, DType dtype);
+
+}  // namespace ernie
