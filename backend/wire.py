@@ -232,6 +232,29 @@ class ThinkingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     replaced_ids: tuple[int, ...] = ()
 
 
+class MediaReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one picture or video was to the preprocessor.
+
+    `num_bytes`: of the file. `num_pixels`, `num_tokens`: as the model gets them, all frames.
+    `fetch_s`: None where it came with the request. `decode_s`, resizing included: None where the
+    cache of processed media had it.
+    """
+
+    kind: Kind
+    num_bytes: int
+    num_pixels: int
+    num_tokens: int
+    fetch_s: float | None = None
+    decode_s: float | None = None
+
+
+class PreparationReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """For metrics: `seconds` from the preprocessor's first look at a request to its last."""
+
+    seconds: float
+    media: tuple[MediaReport, ...] = ()
+
+
 class PostprocessSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     """What the postprocessor must know of a request. The engine carries it unread.
 
@@ -239,7 +262,7 @@ class PostprocessSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     `parse_output`: split reasoning and tool calls (chat); False leaves plain text (completions).
     `requires_call`: the answer is made of tool calls, which are parsed whatever parser is set.
     `max_tool_calls`: the answer ends after so many; 0 is any number. `layout_newlines`: as many
-    newlines behind `</think>` are no content.
+    newlines behind `</think>` are no content. `report` goes into the first event.
     """
 
     stream: bool = True
@@ -255,6 +278,7 @@ class PostprocessSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     return_token_ids: bool = False
     prompt_token_ids: tuple[int, ...] | None = None
     echo_text: str = ""
+    report: PreparationReport | None = None
 
 
 class EngineRequest(msgspec.Struct, omit_defaults=True):
@@ -369,7 +393,8 @@ class EventLogprob(msgspec.Struct, frozen=True):
 
 
 class Event(msgspec.Struct, omit_defaults=True):
-    """EVENT. The last one of a stream has `finish_reason` and `usage`, or `error`."""
+    """EVENT. The last one of a stream has `finish_reason` and `usage`, or `error`; the first one
+    that is no error has `report`."""
 
     seq: int
     delta: Delta = msgspec.field(default_factory=Delta)
@@ -380,6 +405,7 @@ class Event(msgspec.Struct, omit_defaults=True):
     stop_reason: str | int | None = None
     usage: Usage | None = None
     error: ErrorInfo | None = None
+    report: PreparationReport | None = None
 
     @property
     def is_last(self) -> bool:

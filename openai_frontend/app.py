@@ -73,7 +73,9 @@ def create_app(service: Service) -> Starlette:
         )
     if keys := service.settings.api_keys:
         open_paths = (*HEALTH_PATHS, *PLAYGROUND_PATHS)
-        middleware.append(Middleware(ApiKeys, keys=keys, open_paths=open_paths))
+        middleware.append(
+            Middleware(ApiKeys, keys=keys, open_paths=open_paths, metrics=service.metrics)
+        )
     return _application(routes, middleware)
 
 

@@ -77,8 +77,15 @@ class ApiKeys:
     digest, all of them, so that neither timing nor length tells anything.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str], open_paths: Sequence[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Sequence[str],
+        open_paths: Sequence[str],
+        metrics: FrontendMetrics,
+    ) -> None:
         self._app = app
+        self._metrics = metrics
         self._digests = [_digest(key.encode()) for key in keys]
         self._open_paths = frozenset(open_paths)
 
@@ -86,6 +93,7 @@ class ApiKeys:
         if scope["type"] == "http" and scope["path"] not in self._open_paths:
             if not self._is_known(scope):
                 error = UnauthorizedError("a valid API key is needed: Authorization: Bearer KEY")
+                self._metrics.failed(error.code)
                 await error_response(error.info(), scope["path"])(scope, receive, send)
                 return
         await self._app(scope, receive, send)

@@ -152,6 +152,8 @@ class Reply:
     def _note(self, event: Event) -> None:
         if event.error is not None:
             raise _FailedEvent(event.error)
+        if event.report is not None:
+            self._service.metrics.media.prepared(event.report)
         if self._first_token_s is None:
             self._plan.requests.clear()  # Triton has them; pictures need not be kept twice
             self._plan.media.clear()

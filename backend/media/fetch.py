@@ -49,6 +49,11 @@ def fetch(url: str, kind: Kind, media: Sequence[bytes], policy: FetchPolicy) -> 
     raise MediaError("the URL must begin with http:, https:, data: or file:")
 
 
+def is_attached(url: str) -> bool:
+    """Whether the bytes came with the request: nothing had to be fetched for them."""
+    return url.partition(":")[0].strip().lower() + ":" in (MEDIA_URL_PREFIX, "data:")
+
+
 def _attached(url: str, media: Sequence[bytes], max_bytes: int) -> bytes:
     text = url[len(MEDIA_URL_PREFIX) :]
     if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) < len(media)):

@@ -142,8 +142,10 @@ class Stream:
 
     def _event(self, delta: Delta) -> Event:
         event = Event(self._seq, delta, logprobs=self._logprobs)
-        if self._seq == 0 and self._spec.prompt_token_ids is not None:
-            event.prompt_token_ids = list(self._spec.prompt_token_ids)
+        if self._seq == 0:
+            event.report = self._spec.report
+            if self._spec.prompt_token_ids is not None:
+                event.prompt_token_ids = list(self._spec.prompt_token_ids)
         if self._spec.return_token_ids:
             event.token_ids = self._token_ids
         self._seq += 1

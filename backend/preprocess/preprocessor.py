@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,6 +110,7 @@ class Preprocessor:
 
         Raises InvalidRequestError and its kin, naming the field, the value and the limit.
         """
+        start = time.monotonic()
         if request.messages is None and request.prompt is None and request.prompt_token_ids:
             request = msgspec.structs.replace(request, prompt=request.prompt_token_ids)
         if (request.messages is None) == (request.prompt is None):
@@ -133,8 +135,11 @@ class Preprocessor:
         )
         stop = stop_strings(request)
         opens_reasoning, echo_text = False, ""
+        reports: tuple[wire.MediaReport, ...] = ()
         if request.messages is not None:
-            prompt, opens_reasoning = self._chat(request.messages, request, policy.tools, media)
+            prompt, opens_reasoning, reports = self._chat(
+                request.messages, request, policy.tools, media
+            )
         else:
             prompt, echo_text = self._completion(request)
         prompt = self._truncate(prompt, request.truncate_prompt_tokens)
@@ -164,6 +169,7 @@ class Preprocessor:
             return_token_ids=request.return_token_ids,
             prompt_token_ids=tuple(prompt.ids.tolist()) if request.return_token_ids else None,
             echo_text=echo_text,
+            report=wire.PreparationReport(round(time.monotonic() - start, 6), reports),
         )
         # What ends an answer by its text is found by the postprocessor, token by token.
         ends_by_text = bool(stop) or policy.max_calls > 0
@@ -214,8 +220,8 @@ class Preprocessor:
         request: wire.GenerateRequest,
         tools: Sequence[wire.Tool] | None,
         media: Sequence[bytes],
-    ) -> tuple[Prompt, bool]:
-        """(prompt, whether it opens reasoning)"""
+    ) -> tuple[Prompt, bool, tuple[wire.MediaReport, ...]]:
+        """(prompt, whether it opens reasoning, what its media took)"""
         options = self._options.override(request.mm_processor_kwargs or {}, "mm_processor_kwargs")
         sources = collect_media(messages, options, self._limits)
         given = request.prompt_token_ids
@@ -230,15 +236,15 @@ class Preprocessor:
         num_text_tokens = sum(len(piece) for piece in pieces if isinstance(piece, list))
         if request.truncate_prompt_tokens is None and request.op == "generate":
             self._check_length(num_text_tokens + len(sources), 0)
-        items = self._loader.load(sources, media) if sources else []
-        prompt = lay_out(pieces, items, self._config)
+        loaded = self._loader.load(sources, media) if sources else []
+        prompt = lay_out(pieces, [one.item for one in loaded], self._config)
         if given and len(prompt.ids) != len(given):
             raise InvalidRequestError(
                 f"prompt_token_ids has {len(given)} tokens; with the placeholders that the media "
                 f"need it would have {len(prompt.ids)}",
                 param="prompt_token_ids",
             )
-        return prompt, opens_reasoning
+        return prompt, opens_reasoning, tuple(one.report for one in loaded)
 
     def _render(
         self,

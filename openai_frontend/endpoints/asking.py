@@ -10,6 +10,7 @@ import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from backend.errors import ErnieError
 from openai_frontend.body import ClientDisconnected, read_body
 from openai_frontend.deadline import exceeded, header_timeout, shortest
 from openai_frontend.endpoints.generating import THREAD_ABOVE_BYTES
@@ -41,11 +42,19 @@ class AskingEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self._service
+        try:
+            await self._serve(service, scope, receive, send)
+        except ErnieError as error:
+            service.metrics.failed(error.code)
+            raise
+
+    async def _serve(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
         timeout_s = shortest(service.settings.request_timeout_s, header_timeout(scope))
         with service.admission.admit(), service.admission.lease_bytes() as lease:
             try:
                 body = await read_body(scope, receive, service.settings.max_body_bytes, lease)
             except ClientDisconnected:
+                service.metrics.aborted("receiving")
                 return
             if len(body) > THREAD_ABOVE_BYTES:
                 question = await asyncio.to_thread(self._read_question, service, body)

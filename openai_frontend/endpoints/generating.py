@@ -9,6 +9,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
+from backend.errors import ErnieError
 from openai_frontend.body import ClientDisconnected, read_body
 from openai_frontend.deadline import header_timeout, shortest
 from openai_frontend.protocol.formats import ReplyHead
@@ -35,12 +36,20 @@ class GeneratingEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self._service
         service.metrics.requests.inc()
+        try:
+            await self._serve(service, scope, receive, send)
+        except ErnieError as error:
+            service.metrics.failed(error.code)
+            raise
+
+    async def _serve(self, service: Service, scope: Scope, receive: Receive, send: Send) -> None:
         with service.admission.admit(), service.admission.lease_bytes() as lease:
             started_at = time.monotonic()
             timeout_s = header_timeout(scope)
             try:
                 body = await read_body(scope, receive, service.settings.max_body_bytes, lease)
             except ClientDisconnected:
+                service.metrics.aborted("receiving")
                 return
             if len(body) > THREAD_ABOVE_BYTES:
                 plan = await asyncio.to_thread(self._make_plan, service, body, started_at)

@@ -205,6 +205,29 @@ def test_health_and_metrics_of_a_running_service(service, ask):
     assert service.metric("max_gpu_block_num") > 0
 
 
+def test_pictures_and_videos_are_counted(service, ask, media_folder):
+    names = ["items_total", "bytes_total", "pixels_total", "tokens_total"]
+    labels = [f'media_{name}{{kind="{kind}"}}' for name in names for kind in ("image", "video")]
+    before = [service.metric(label) for label in labels]
+    files = media_folder / "picture.jpg", media_folder / "video.mp4"
+    parts = [
+        {"type": "image_url", "image_url": {"url": data_url(files[0], "image/jpeg")}},
+        {"type": "video_url", "video_url": {"url": f"file://{files[1]}", "max_frames": 2,
+                                            "min_frames": 2}},
+    ]  # fmt: skip
+    usage = ask(messages=[{"role": "user", "content": parts}], max_tokens=1)["usage"]
+    details = usage["prompt_tokens_details"]
+    counted = [service.metric(label) - old for label, old in zip(labels, before, strict=True)]
+    sizes = [file.stat().st_size for file in files]
+    tokens = [details["image_tokens"], details["video_tokens"]]
+    assert counted[:4] == [1, 1, *sizes]
+    assert counted[4] == tokens[0] * 28 * 28
+    assert counted[5] == tokens[1] * 28 * 28 * 2
+    assert counted[6:] == tokens
+    assert service.metric('media_fetch_time_seconds_count{kind="video"}') > 0
+    assert service.metric("request_preprocess_time_seconds_count") > 0
+
+
 def test_the_ready_lines_are_those_of_the_guides(service):
     log = service.log()
     lines = [

@@ -15,7 +15,15 @@ from backend.postprocess.collector import DeltaCollector
 from backend.postprocess.postprocessor import IDLE_LIMIT_S
 from backend.request import FinishReason, Usage
 from backend.tokenizer import Tokenizer
-from backend.wire import Delta, EngineOutput, Event, PostprocessSpec, TokenLogprob
+from backend.wire import (
+    Delta,
+    EngineOutput,
+    Event,
+    MediaReport,
+    PostprocessSpec,
+    PreparationReport,
+    TokenLogprob,
+)
 
 CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n'
 
@@ -282,6 +290,17 @@ def test_token_ids_and_logprobs_of_held_back_text_are_not_lost(
     assert (logprobs[1].token, logprobs[1].bytes) == ("\ufffd", (0xF0,))
     assert logprobs[0].top[1].token == "</s>"
     assert logprobs[0].top[1].logprob == -1.5
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_preprocessors_report_goes_with_the_first_event(
+    postprocessor: Postprocessor, tokenizer: Tokenizer, stream: bool
+) -> None:
+    report = PreparationReport(0.5, (MediaReport("image", 10, 784, 1, decode_s=0.1),))
+    spec = PostprocessSpec(stream=stream, report=report)
+    events = run(postprocessor, outputs(tokenizer.encode_text("abc"), spec))
+    assert [event.report for event in events] == [report, *([None] * (len(events) - 1))]
+    assert len(events) > 1 if stream else len(events) == 1
 
 
 def test_no_token_ids_unless_asked_for(postprocessor: Postprocessor, tokenizer: Tokenizer) -> None:

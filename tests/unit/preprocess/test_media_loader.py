@@ -18,8 +18,8 @@ from tests.unit.preprocess.bodies import data_uri, png
 def make_loader():
     loaders = []
 
-    def make(**options):
-        loaders.append(MediaLoader(FetchPolicy(), VideoLimits(), 2, **options))
+    def make(policy=FetchPolicy(), **options):  # noqa: B008
+        loaders.append(MediaLoader(policy, VideoLimits(), 2, **options))
         return loaders[-1]
 
     yield make
@@ -37,8 +37,8 @@ def _sources(*urls, options=ProcessorOptions()):  # noqa: B008
 def test_items_come_in_the_order_of_their_sources(make_loader):
     sizes = [(56, 56 + 28 * number) for number in range(6)]
     sources = _sources(*(data_uri(png(*size)) for size in sizes))
-    items = make_loader().load(sources, [])
-    assert [item.grid[2] * 14 for item in items] == [width for _, width in sizes]
+    loaded = make_loader().load(sources, [])
+    assert [one.item.grid[2] * 14 for one in loaded] == [width for _, width in sizes]
 
 
 def test_the_same_bytes_are_decoded_once_whatever_way_they_come(make_loader, monkeypatch):
@@ -51,11 +51,12 @@ def test_the_same_bytes_are_decoded_once_whatever_way_they_come(make_loader, mon
 
     monkeypatch.setattr(media_loader, "image_item", counting)
     loader, data = make_loader(), png()
-    first = loader.load(_sources(data_uri(data)), [])
-    again = loader.load(_sources("media:0"), [data])
-    assert again[0] is first[0] and len(decoded) == 1 and loader.cache.num_hits == 1
+    (first,) = loader.load(_sources(data_uri(data)), [])
+    (again,) = loader.load(_sources("media:0"), [data])
+    assert again.item is first.item and len(decoded) == 1 and loader.cache.num_hits == 1
     other = ProcessorOptions(image_min_pixels=100_000)
-    assert loader.load(_sources("media:0", options=other), [data])[0].grid != first[0].grid
+    (larger,) = loader.load(_sources("media:0", options=other), [data])
+    assert larger.item.grid != first.item.grid
     assert len(decoded) == 2
 
 
@@ -97,3 +98,28 @@ def test_no_more_files_are_decoded_at_a_time_than_allowed(make_loader, monkeypat
     monkeypatch.setattr(media_loader, "image_item", slow)
     make_loader().load(_sources(*(data_uri(png(seed=seed)) for seed in range(6))), [])
     assert most == 2
+
+
+def test_a_report_tells_what_was_loaded_and_what_it_took(make_loader, tmp_path):
+    data = png(56, 84)
+    loader = make_loader(policy=FetchPolicy(allowed_local_media_path=str(tmp_path)))
+    path = tmp_path / "picture.png"
+    path.write_bytes(data)
+    first, again = (loader.load(_sources(path.as_uri()), [])[0].report for _ in range(2))
+    for report in (first, again):
+        assert (report.kind, report.num_bytes) == ("image", len(data))
+        assert (report.num_pixels, report.num_tokens) == (56 * 84, 6)
+        assert report.fetch_s is not None and report.fetch_s >= 0
+    assert first.decode_s is not None and first.decode_s > 0
+    assert again.decode_s is None, "the cache had it"
+    for url in (data_uri(data), "media:0"):
+        assert loader.load(_sources(url), [data])[0].report.fetch_s is None, "nothing was fetched"
+
+
+def test_a_video_is_reported_with_all_its_frames(make_loader, clip):
+    source = MediaSource("video", "media:0", ProcessorOptions(), "messages[0].content[0]", 1)
+    (loaded,) = make_loader().load([source], [clip])
+    frames, height, width = loaded.item.grid
+    assert loaded.report.kind == "video"
+    assert loaded.report.num_pixels == frames * height * width * 14 * 14
+    assert loaded.report.num_tokens == frames * height * width // 8

@@ -4,6 +4,7 @@ import json
 import shutil
 import threading
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -46,7 +47,9 @@ def test_a_text_question(prepare, tokenizer):
     assert engine.op == "generate" and engine.request_id == "request-1"
     assert len(engine.stream_key) == 32 and int(engine.stream_key, 16)
     assert engine.collect
-    assert engine.post == wire.PostprocessSpec(stream=False, prompt_opens_reasoning=True)
+    assert engine.post.report.seconds > 0 and engine.post.report.media == ()
+    post = msgspec.structs.replace(engine.post, report=None)
+    assert post == wire.PostprocessSpec(stream=False, prompt_opens_reasoning=True)
     assert (engine.sampling.temperature, engine.sampling.top_p) == (0.8, 0.8)  # the checkpoint's
 
 
@@ -72,6 +75,9 @@ def test_a_picture_and_a_question(prepare, tokenizer, config):
     assert prepared.pixels.shape == (62 * 80, 588) and prepared.pixels.dtype == np.uint8
     assert prepared.positions[:, -1].max() < len(around) - 1
     assert not prepared.engine.collect
+    (report,) = prepared.engine.post.report.media
+    assert (report.num_bytes, report.num_tokens) == (len(data), 1240)
+    assert report.num_pixels == prepared.pixels.size // 3
 
 
 def test_thinking_off_costs_five_tokens_in_either_spelling(prepare):
