@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <typeindex>
 #include <unordered_map>
 #include <vector>
 
@@ -21,11 +22,14 @@ class StagingRing;
 class Context : public std::enable_shared_from_this<Context> {
  public:
   // Throws CudaError without a driver or device, std::invalid_argument for a bad ordinal.
-  static std::shared_ptr<Context> create(int device);
+  // `library_folders` are searched for optional libraries (cuBLASLt) after the system's own places.
+  static std::shared_ptr<Context> create(int device, std::vector<std::string> library_folders = {});
   ~Context();
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
+  // Makes the device current in the calling thread; whatever takes memory does it.
+  void activate() const;
   int device() const { return device_; }
   cudaStream_t stream() const { return stream_; }
   int sm_count() const { return sm_count_; }
@@ -33,10 +37,11 @@ class Context : public std::enable_shared_from_this<Context> {
   size_t max_shared_bytes() const { return max_shared_bytes_; }  // per block, opt-in
   size_t l2_bytes() const { return l2_bytes_; }
   const std::string& name() const { return name_; }
+  const std::vector<std::string>& library_folders() const { return library_folders_; }
 
   // Kernels are chained by programmatic dependent launch (default: on from sm_90).
   bool pdl() const { return pdl_; }
-  void set_pdl(bool on);
+  void set_pdl(bool on) { pdl_ = on && capability_ >= 90; }
 
   // Uninitialised, contiguous, aligned to 512 bytes. Stream-ordered: memory that its last owner
   // gave up may be handed out at once, because only later work of this stream will touch it.
@@ -58,8 +63,17 @@ class Context : public std::enable_shared_from_this<Context> {
   // Raises the kernel's dynamic shared memory limit when `bytes` needs it; remembered per kernel.
   void allow_shared_bytes(const void* kernel, size_t bytes);
 
+  // The context's one object of type T, made by T(Context&) when first asked for: library handles,
+  // caches. Destroyed with the context.
+  template <class T>
+  T& attachment() {
+    std::shared_ptr<void>& slot = attachments_[std::type_index(typeid(T))];
+    if (!slot) slot = std::make_shared<T>(*this);
+    return *static_cast<T*>(slot.get());
+  }
+
  private:
-  explicit Context(int device);
+  Context(int device, std::vector<std::string> library_folders);
 
   int device_;
   cudaStream_t stream_ = nullptr;
@@ -70,12 +84,14 @@ class Context : public std::enable_shared_from_this<Context> {
   std::string name_;
   bool pdl_ = false;
   bool is_capturing_ = false;
+  std::vector<std::string> library_folders_;
   std::shared_ptr<Pool> pool_;
   std::unique_ptr<StagingRing> staging_;
   void* workspace_ = nullptr;
   size_t workspace_bytes_ = 0;
   std::vector<void*> retired_workspaces_;  // captured graphs may still use them
   std::unordered_map<const void*, size_t> shared_limits_;
+  std::unordered_map<std::type_index, std::shared_ptr<void>> attachments_;
 };
 
 }  // namespace ernie

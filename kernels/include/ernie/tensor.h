@@ -13,7 +13,7 @@ namespace ernie {
 class Context;
 class Storage;
 
-enum class DType : int { kBF16, kF32, kI32, kI64, kU8, kI8, kF16, kBool };
+enum class DType : int { kBF16, kF32, kI32, kI64, kU8, kI8, kF16, kBool, kU16 };
 
 size_t size_of(DType dtype);       // bytes of one element
 const char* name_of(DType dtype);  // "bf16", "f32", …
@@ -51,6 +51,7 @@ class Tensor {
 
   // Views; the tensor must be contiguous. One extent of `view` may be -1.
   Tensor view(std::vector<int64_t> shape) const;
+  Tensor view_as(DType dtype) const;                // the same bytes; the last extent changes
   Tensor slice(int64_t start, int64_t stop) const;  // of the first axis
 
  private:
@@ -66,5 +67,8 @@ class Tensor {
 // of 16 bytes.
 void expect(const Tensor& tensor, const char* name, DType dtype,
             std::initializer_list<int64_t> shape);
+
+// Throws std::invalid_argument unless both tensors belong to one context.
+void expect_same_context(const Tensor& first, const Tensor& second, const char* name);
 
 }  // namespace ernie

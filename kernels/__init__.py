@@ -1,0 +1,80 @@
+"""CUDA kernels behind a small device tensor; framework-free, DLPack both ways.
+
+Importable everywhere: `unavailable_reason()` says why nothing can run here, or None. Everything
+else comes from the extension module `kernels._kernels` (scripts/build_kernels.sh), whose docstrings
+give shapes and dtypes:
+
+    ctx = kernels.Context()
+    x = ctx.upload(numpy_array, kernels.bf16)
+    y = kernels.rms_norm(x, weight, 1e-5)
+    y.numpy()
+
+Work is queued on the context's own stream and runs in order; nothing but `numpy()` and
+`synchronize()` waits. Use a context from one thread at a time.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import types
+from pathlib import Path
+from typing import Any
+
+_extension: types.ModuleType | None
+_import_error: str | None
+try:
+    from kernels import _kernels as _extension
+
+    _import_error = None
+except ImportError as error:
+    _extension = None
+    _import_error = str(error)
+
+MIN_CAPABILITY = (8, 0)
+"""Compute capability of the oldest devices the kernels run on."""
+
+
+def unavailable_reason() -> str | None:
+    """What is missing to run kernels in this process; None when nothing is."""
+    if _extension is None:
+        if "_kernels" in str(_import_error) and "cannot import name" in str(_import_error):
+            return "the CUDA extension is not built; run scripts/build_kernels.sh"
+        return f"the CUDA extension cannot be loaded: {_import_error}"
+    try:
+        count = _extension.device_count()
+    except _extension.CudaError as error:
+        return f"no usable NVIDIA driver or device: {error}"
+    if count == 0:
+        return "no CUDA device is visible"
+    capability = _extension.device_capability(0)
+    if capability < MIN_CAPABILITY:
+        return (
+            f"device 0 has compute capability {capability[0]}.{capability[1]}; "
+            f"{MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} or newer is needed"
+        )
+    return None
+
+
+def library_folders() -> list[str]:
+    """Folders of NVIDIA's own Python packages that may hold cuBLASLt."""
+    spec = importlib.util.find_spec("nvidia")
+    parts = ("cu13/lib", "cublas/lib")
+    roots = [] if spec is None else list(spec.submodule_search_locations or [])
+    return [str(Path(root) / part) for root in roots for part in parts if (Path(root) / part).is_dir()]
+
+
+if _extension is not None:
+
+    class Context(_extension.Context):  # type: ignore[misc,name-defined]
+        """One device, one stream, one memory pool; knows where optional libraries may lie."""
+
+        def __init__(self, device: int = 0) -> None:
+            super().__init__(device, library_folders())
+
+
+def __getattr__(name: str) -> Any:
+    if _extension is not None and hasattr(_extension, name):
+        return getattr(_extension, name)
+    if _extension is None and not name.startswith("_"):
+        raise AttributeError(f"kernels.{name}: {unavailable_reason()}")
+    raise AttributeError(f"module 'kernels' has no attribute {name!r}")
