@@ -33,7 +33,8 @@ StructuredKind = Literal[
 
 
 class MediaURL(msgspec.Struct, omit_defaults=True):
-    """`image_url` / `video_url` of a content part. The last five apply to videos only."""
+    """`image_url` / `video_url` of a content part. `detail` (auto, low, high, original) applies to
+    pictures, the last five to videos."""
 
     url: str = ""
     detail: str | None = None
@@ -45,6 +46,8 @@ class MediaURL(msgspec.Struct, omit_defaults=True):
 
 
 class ContentPart(msgspec.Struct, omit_defaults=True):
+    """`uuid` names a picture or video sent here; later parts may have it in place of a URL."""
+
     type: str
     text: str | None = None
     image_url: MediaURL | str | None = None
@@ -235,9 +238,9 @@ class ThinkingSpec(msgspec.Struct, frozen=True, omit_defaults=True):
 class MediaReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """What one picture or video was to the preprocessor.
 
-    `num_bytes`: of the file. `num_pixels`, `num_tokens`: as the model gets them, all frames.
-    `fetch_s`: None where it came with the request. `decode_s`, resizing included: None where the
-    cache of processed media had it.
+    `num_bytes`: of the file, 0 for one named by its uuid. `num_pixels`, `num_tokens`: as the model
+    gets them, all frames. `fetch_s`: None where it came with the request. `decode_s`, resizing
+    included: None where the cache of processed media had it.
     """
 
     kind: Kind

@@ -44,7 +44,8 @@ class MediaMetrics:
         for item in report.media:
             self._items.labels(item.kind).inc()
             self._bytes.labels(item.kind).inc(item.num_bytes)
-            self._sizes.labels(item.kind).observe(item.num_bytes)
+            if item.num_bytes:
+                self._sizes.labels(item.kind).observe(item.num_bytes)
             self._pixels.labels(item.kind).inc(item.num_pixels)
             if item.fetch_s is not None:
                 self._fetch.labels(item.kind).observe(item.fetch_s)

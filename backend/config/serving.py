@@ -27,6 +27,7 @@ class PreprocessorSettings:
     """Limits are per request unless said otherwise.
 
     `reasoning_parser` is the postprocessor's: its name also tells which built-in prompt to use.
+    `media_cache_gib` bounds the processed pictures and videos that are kept for later requests.
     """
 
     model: Path
@@ -42,6 +43,7 @@ class PreprocessorSettings:
     max_video_frames: int = 512
     media_timeout_s: float = 10.0
     preprocess_threads: int = 4
+    media_cache_gib: float = 0.25
     max_model_len: int = 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ for OpenAI-style messages."""
 MAX_MESSAGES: Final = 2048
 MAX_PARTS: Final = 256
 MAX_TEXT_BYTES: Final = 4 * 2**20
+MAX_UUID_LENGTH: Final = 256
+LOW_DETAIL_PIXELS: Final = 512 * 512
+_DETAILS: Final = ("auto", "low", "high", "original")
 
 _KINDS: Final[dict[str, Kind]] = {
     "image_url": "image",
@@ -30,13 +34,18 @@ _KINDS: Final[dict[str, Kind]] = {
 
 @dataclass(frozen=True, slots=True)
 class MediaSource:
-    """One media part. `where` is its place in the request, `number` counts its kind from 1."""
+    """One media part. `where` is its place in the request, `number` counts its kind from 1.
+
+    `uuid`: the client's name of it. With a `url` it is given that name; without, the name is all
+    that there is.
+    """
 
     kind: Kind
     url: str
     options: ProcessorOptions
     where: str
     number: int
+    uuid: str | None = None
 
     def named(self, error: MediaError) -> MediaError:
         """The same error, saying which item it is about."""
@@ -113,12 +122,36 @@ def _source(
 ) -> MediaSource:
     field = f"{where}.{kind}_url"
     value = part.image_url if kind == "image" else part.video_url
-    media = MediaURL(url=value) if isinstance(value, str) else value
-    if media is None or not media.url:
-        raise InvalidRequestError(f"{field}.url is missing", param=field)
+    media = MediaURL(url=value) if isinstance(value, str) else value or MediaURL()
+    if part.uuid is not None and not 0 < len(part.uuid) <= MAX_UUID_LENGTH:
+        raise InvalidRequestError(
+            f"{where}.uuid has {len(part.uuid)} characters; it must have 1 to {MAX_UUID_LENGTH}",
+            param=f"{where}.uuid",
+        )
+    if not media.url and part.uuid is None:
+        raise InvalidRequestError(
+            f"{field}.url is missing, and there is no uuid of one that was sent before",
+            param=field,
+        )
     if kind == "video":
         options = options.override_video(media, field)
-    return MediaSource(kind, media.url, options, where, number)
+    else:
+        options = _with_detail(options, media.detail, field)
+    return MediaSource(kind, media.url, options, where, number, part.uuid)
+
+
+def _with_detail(options: ProcessorOptions, detail: str | None, field: str) -> ProcessorOptions:
+    """`low` bounds a picture as OpenAI does; all others mean the usual size."""
+    if detail not in (None, *_DETAILS):
+        raise InvalidRequestError(
+            f"{field}.detail is {detail[:64]!r}; it must be one of {', '.join(_DETAILS)}",
+            param=f"{field}.detail",
+        )
+    if detail != "low":
+        return options
+    most = min(options.image_max_pixels, LOW_DETAIL_PIXELS)
+    least = min(options.image_min_pixels, most)
+    return dataclasses.replace(options, image_min_pixels=least, image_max_pixels=most)
 
 
 def _check_text(text: str, where: str) -> None:

@@ -315,7 +315,13 @@ def _make_loader(settings: PreprocessorSettings, font: str) -> MediaLoader:
     http = HttpPolicy(settings.media_timeout_s, settings.allow_private_media_hosts)
     policy = FetchPolicy(settings.max_image_bytes, settings.max_video_bytes, allowed, http)
     limits = VideoLimits(settings.max_image_pixels, settings.max_video_frames)
-    return MediaLoader(policy, limits, max(1, settings.preprocess_threads), font)
+    return MediaLoader(
+        policy,
+        limits,
+        max(1, settings.preprocess_threads),
+        font,
+        cache_bytes=int(settings.media_cache_gib * 2**30),
+    )
 
 
 def _font(folder: Path) -> str:

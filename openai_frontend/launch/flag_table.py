@@ -256,6 +256,17 @@ USED_FLAGS: tuple[Flag, ...] = (
         setting="allow_private_media_hosts",
     ),
     Flag(
+        "--max-processor-cache",
+        "float",
+        "GiB of processed pictures and videos that are kept for later requests, found by their "
+        "bytes or their `uuid`; 0 keeps none, -1 means the default.",
+        MEDIA,
+        setting="media_cache_gib",
+        default_text="0.25",
+        low=-1,
+        high=65_536,
+    ),
+    Flag(
         "--max-model-len",
         "int",
         "Longest prompt plus answer in tokens.",

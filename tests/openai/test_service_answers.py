@@ -101,6 +101,22 @@ def test_a_data_url_and_a_file_url_of_one_picture_give_one_answer(ask, media_fol
     assert contents[0] == contents[1]
 
 
+def test_a_picture_sent_once_can_be_named_by_its_uuid(service, ask, media_folder):
+    url = data_url(media_folder / "picture.jpg", "image/jpeg")
+    question = {"type": "text", "text": "What is it?"}
+    answers = []
+    for part in ({"image_url": {"url": url}, "uuid": "bars-7"}, {"uuid": "bars-7"}):
+        content = [{"type": "image_url", **part}, question]
+        reply = ask(messages=[{"role": "user", "content": content}], temperature=0, seed=1)
+        assert reply["usage"]["prompt_tokens_details"]["image_tokens"] == 6
+        answers.append(reply["choices"][0]["message"])
+    assert answers[0] == answers[1]
+    body = {"messages": [{"role": "user", "content": [{"type": "image_url", "uuid": "never"}]}]}
+    reply = httpx.post(f"{service.url}/v1/chat/completions", json=body, timeout=30)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["code"] == "media_not_cached"
+
+
 @pytest.mark.parametrize("spelling", ["metadata", "chat_template_kwargs"])
 def test_thinking_is_on_unless_switched_off(ask, spelling):
     body = {"messages": [USER], "temperature": 0, "max_tokens": 4, "return_token_ids": True}

