@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -33,13 +34,22 @@ from backend.errors import (
 )
 from backend.kv_cache import BlockPool
 from backend.request import FinishReason
-from backend.runner import ChunkResult, MediaEncoder, ModelRunner, RunnableModel
+from backend.runner import ChunkResult, Computation, MediaEncoder, ModelRunner, RunnableModel
 from backend.sampler import SampledToken
 from backend.scheduler import Chunk, Scheduler, SchedulerLimits
 from backend.structured import StructuredOutput
 from backend.wire import EngineOutput, EngineRequest
 
 log = logging.getLogger("ernie_engine")
+
+
+@dataclass(frozen=True)
+class _InFlight:
+    """A step that is being computed: whose chunks they are, and where its results come from."""
+
+    chunks: Sequence[Chunk]
+    generations: Sequence[Generation]
+    computation: Computation
 
 
 class EngineCore:
@@ -59,6 +69,7 @@ class EngineCore:
         eos_token_ids: Collection[int],
         num_token_ids: int,
         structured: StructuredOutput | None = None,
+        runner_type: type[ModelRunner] = ModelRunner,
     ) -> None:
         sizing = size_kv_cache(settings, config)
         limits = SchedulerLimits(
@@ -74,7 +85,7 @@ class EngineCore:
         self._encoder = MediaEncoder(
             model, 4 * config.hidden_size, int(settings.encoder_cache_gib * 2**30)
         )
-        self._runner = ModelRunner(
+        self._runner = runner_type(
             model, self._encoder, sizing.num_blocks, settings.block_size, num_token_ids
         )
         self._builder = RequestBuilder(
@@ -89,6 +100,7 @@ class EngineCore:
         self._compiling = CompilingRequests()
         self._generations: dict[str, Generation] = {}
         self._pending: list[EngineOutput] = []
+        self._in_flight: _InFlight | None = None
         self._num_pixel_bytes = 0
         self._totals = dict.fromkeys(
             ("added", "finished", "aborted", "failed", "prompt_tokens", "generation_tokens"), 0
@@ -157,28 +169,28 @@ class EngineCore:
         return True
 
     def has_work(self) -> bool:
-        return bool(self._pending or self._generations)
+        return bool(self._pending or self._generations or self._in_flight)
 
     def step(self) -> list[EngineOutput]:
         """Compute one batch. Returns an output of each stream that got a token or ended.
 
+        With a runner that runs ahead, the batch is only submitted, and the outputs are those of the
+        step before: the device always has its next step when it ends one.
+
         Raises InternalError only when the engine's own accounts are wrong: it cannot go on then.
         """
         outputs, self._pending = self._pending, []
-        if not self._generations:
-            return outputs
-        outputs += self._schedule_compiled(may_wait=not outputs)
-        if not len(self._scheduler):
-            return outputs
-        chunks = self._scheduler.schedule().chunks
-        results = self._runner.run(chunks)
-        for chunk, result in zip(chunks, results, strict=True):
-            output = self._commit(chunk, result)
-            if output is not None:
-                outputs.append(output)
-        self._start_masks(chunks)
-        if any(isinstance(result, ErnieError) for result in results):
-            self.check_integrity()
+        if self._in_flight is not None and not self._may_run_ahead():
+            outputs += self._collect()
+        if self._generations:
+            may_wait = not outputs and self._in_flight is None
+            outputs += self._schedule_compiled(may_wait)
+        started = self._start_step()
+        if self._in_flight is not None:
+            outputs += self._collect()
+        self._in_flight = started
+        if started is not None and not self._runner.runs_ahead:
+            outputs += self._collect()
         return outputs
 
     def check_integrity(self) -> None:
@@ -244,6 +256,40 @@ class EngineCore:
                 self._compiling.remove(generation.key)
         return outputs
 
+    def _may_run_ahead(self) -> bool:
+        """Whether the next step can be chosen and sampled before this one's tokens are known."""
+        return all(generation.may_run_ahead for generation in self._generations.values())
+
+    def _start_step(self) -> _InFlight | None:
+        """Choose a batch and submit it; None when there is nothing to compute."""
+        if not len(self._scheduler):
+            return None
+        chunks = self._scheduler.schedule().chunks
+        if not chunks:
+            return None
+        computation = self._runner.submit(chunks)
+        for chunk in chunks:
+            self._scheduler.start(chunk)
+        generations = tuple(self._generations[chunk.request.stream_key] for chunk in chunks)
+        return _InFlight(chunks, generations, computation)
+
+    def _collect(self) -> list[EngineOutput]:
+        """Outputs of the step in flight. What ended since it was submitted has no more."""
+        step, self._in_flight = self._in_flight, None
+        if step is None:
+            return []
+        results = step.computation.results()
+        outputs = []
+        for chunk, generation, result in zip(step.chunks, step.generations, results, strict=True):
+            if self._generations.get(generation.key) is generation:
+                output = self._commit(generation, chunk, result)
+                if output is not None:
+                    outputs.append(output)
+        self._start_masks(step.chunks)
+        if any(isinstance(result, ErnieError) for result in results):
+            self.check_integrity()
+        return outputs
+
     def _start_masks(self, chunks: Sequence[Chunk]) -> None:
         """Have the next masks computed while the model runs."""
         if self._structured is None:
@@ -269,11 +315,12 @@ class EngineCore:
                 retry_after_s=1.0,
             )
 
-    def _commit(self, chunk: Chunk, result: ChunkResult) -> EngineOutput | None:
-        generation = self._generations[chunk.request.stream_key]
+    def _commit(
+        self, generation: Generation, chunk: Chunk, result: ChunkResult
+    ) -> EngineOutput | None:
         if isinstance(result, ErnieError):
             return self._fail(generation, result)
-        self._scheduler.commit(chunk, None if result is None else result.token_id)
+        self._scheduler.settle(chunk, None if result is None else result.token_id)
         return None if result is None else self._advance(generation, result)
 
     def _advance(self, generation: Generation, token: SampledToken) -> EngineOutput:
@@ -306,6 +353,7 @@ class EngineCore:
             log.exception("%d KV blocks that may hold NaN could not be overwritten", len(own))
 
     def _end(self, generation: Generation, how: str, *, keep_cached: bool = True) -> None:
+        generation.request.drop_pending()
         if generation.key in self._compiling:
             self._compiling.remove(generation.key)
         else:

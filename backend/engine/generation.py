@@ -26,6 +26,12 @@ class Generation:
         return control if isinstance(control, OutputControl) else None
 
     @property
+    def may_run_ahead(self) -> bool:
+        """Its next token can be sampled before the last one is known to the host: no grammar, no
+        thinking budget, no words that are banned by what stands before them."""
+        return self.control is None and not self.request.sampling.params.bad_words
+
+    @property
     def key(self) -> str:
         return self.wire.stream_key
 
@@ -47,7 +53,7 @@ class Generation:
             if control.is_complete:
                 return FinishReason.STOP
         is_full = control is not None and control.is_full
-        if is_full or len(self.request.output_ids) >= self.request.max_tokens:
+        if is_full or self.request.num_output_tokens >= self.request.max_tokens:
             return FinishReason.LENGTH
         return None
 
@@ -80,7 +86,7 @@ class Generation:
             sizes[span.kind] += span.num_tokens
         return Usage(
             prompt_tokens=self.request.num_prompt_tokens,
-            completion_tokens=len(self.request.output_ids),
+            completion_tokens=self.request.num_output_tokens,
             cached_tokens=self.request.num_cached_tokens or 0,
             image_tokens=sizes["image"],
             video_tokens=sizes["video"],

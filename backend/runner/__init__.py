@@ -8,6 +8,13 @@ logits → tokens                      (Sampler)
 
 from backend.runner.batch_builder import build_batch
 from backend.runner.media_encoder import MediaEncoder
-from backend.runner.runner import ChunkResult, ModelRunner, RunnableModel
+from backend.runner.runner import ChunkResult, Computation, ModelRunner, RunnableModel
 
-__all__ = ["ChunkResult", "MediaEncoder", "ModelRunner", "RunnableModel", "build_batch"]
+__all__ = [
+    "ChunkResult",
+    "Computation",
+    "MediaEncoder",
+    "ModelRunner",
+    "RunnableModel",
+    "build_batch",
+]

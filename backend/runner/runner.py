@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -41,11 +42,33 @@ class RunnableModel(EncoderModel, Protocol):
     def forward(self, batch: Batch, kv_cache: Any) -> Any: ...
 
 
+class Computation(Protocol):
+    """A step that was submitted."""
+
+    def results(self) -> list[ChunkResult]:
+        """Wait for it: a result per chunk, in order."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A step that is over."""
+
+    outcome: list[ChunkResult]
+
+    def results(self) -> list[ChunkResult]:
+        return self.outcome
+
+
 class ModelRunner:
     """Owns the KV memory, whose block 0 belongs to no request.
 
+    `submit` computes at once and on the host's own time, so nothing is gained by submitting a step
+    before the one before it has told its tokens: `runs_ahead` is False.
+
     `num_token_ids`: ids that the tokenizer knows; logits beyond, of a padded table, are cut off.
     """
+
+    runs_ahead = False
 
     def __init__(
         self,
@@ -61,6 +84,10 @@ class ModelRunner:
         self._block_size = block_size
         self._num_token_ids = num_token_ids
         self._kv_cache = model.allocate_kv_cache(num_blocks + 1, block_size)
+
+    def submit(self, chunks: Sequence[Chunk]) -> Computation:
+        """Begin a step; see `run`."""
+        return Computed(self.run(chunks))
 
     def run(self, chunks: Sequence[Chunk]) -> list[ChunkResult]:
         """Results in the order of `chunks`; a failure is a result and never raised.

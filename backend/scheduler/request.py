@@ -12,6 +12,9 @@ from backend.kv_cache import ROOT_HASH, BlockTable, hash_block
 from backend.sampler import SamplingState
 from backend.scheduler.media import MediaPiece
 
+PENDING_ID = -1
+"""Stands in the output for a token that is being computed."""
+
 
 class Request:
     """Prompt, output so far, and how much of both has its K/V in memory.
@@ -23,6 +26,9 @@ class Request:
     A request is in prefill while more than its newest token is uncomputed, or nothing is; then each
     decode step computes one token and samples the next. A preempted request is in prefill again:
     its output is then treated like prompt, and it continues as if nothing had happened.
+
+    The last `num_pending` tokens of the output are still being computed: a step may be chosen
+    before the one before it has told its tokens.
 
     `prompt_ids` int32 [n], `positions` int32 [3, n] (axes T, H, W), `is_vision` bool [n]: tokens
     routed to the vision experts. `media` is sorted by offset and does not overlap.
@@ -54,6 +60,7 @@ class Request:
         self.num_computed_tokens = 0
         self.num_cached_tokens: int | None = None
         self.num_preemptions = 0
+        self.num_pending = 0
         self._block_size = block_size
         self._block_hashes: list[bytes] = []
         # models.md §2.2: generated token n sits at max(prompt positions) + 1 + n on every axis.
@@ -76,12 +83,38 @@ class Request:
         return len(self.prompt_ids) + self.max_tokens
 
     @property
+    def num_output_tokens(self) -> int:
+        """Tokens that are known."""
+        return len(self.output_ids) - self.num_pending
+
+    @property
+    def is_full(self) -> bool:
+        """Nothing more is to be computed, once the pending tokens are."""
+        return len(self.output_ids) >= self.max_tokens
+
+    @property
     def num_uncomputed_tokens(self) -> int:
         return self.num_tokens - self.num_computed_tokens
 
     @property
     def is_decoding(self) -> bool:
         return self.num_uncomputed_tokens == 1 and self.num_computed_tokens > 0
+
+    def expect_token(self) -> None:
+        """One more token is being computed."""
+        self.output_ids.append(PENDING_ID)
+        self.num_pending += 1
+
+    def settle_token(self, token_id: int) -> None:
+        """The earliest pending token is known."""
+        self.output_ids[-self.num_pending] = token_id
+        self.num_pending -= 1
+
+    def drop_pending(self) -> None:
+        """What is being computed will not be used."""
+        if self.num_pending:
+            del self.output_ids[-self.num_pending :]
+            self.num_pending = 0
 
     def token_ids(self, start: int, stop: int) -> NDArray[np.int32]:
         """int32 [stop - start], prompt and output as one sequence."""

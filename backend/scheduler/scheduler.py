@@ -108,11 +108,11 @@ class Scheduler:
     def schedule(self) -> SchedulerOutput:
         """Choose the tokens of the next step and give them blocks.
 
-        The chunks hold at most max_num_batched_tokens tokens of at most max_num_seqs requests. With
-        anything to do there is at least one chunk.
+        The chunks hold at most max_num_batched_tokens tokens of at most max_num_seqs requests.
+        There is at least one, unless all that is left are tokens that are being computed.
         """
         num_preempted = self._make_room_for_decodes()
-        chunks = [_chunk(request, 1) for request in self.running if request.is_decoding]
+        chunks = [_chunk(request, 1) for request in self.running if _can_decode(request)]
         budget = self.limits.max_num_batched_tokens - len(chunks)
         for request in self._prefills(may_admit=not num_preempted):
             chunks.append(_chunk(request, budget))
@@ -121,18 +121,25 @@ class Scheduler:
                 break
         return SchedulerOutput(tuple(chunks), num_preempted)
 
-    def commit(self, chunk: Chunk, token_id: int | None) -> None:
-        """A chunk was computed; `token_id` was sampled if it `is_last`, else None."""
+    def start(self, chunk: Chunk) -> None:
+        """A chunk is being computed. The next schedule may already count on it."""
+        chunk.request.num_computed_tokens = chunk.stop
+        if chunk.is_last:
+            chunk.request.expect_token()
+
+    def settle(self, chunk: Chunk, token_id: int | None) -> None:
+        """A started chunk was computed; `token_id` was sampled if it `is_last`, else None."""
         request = chunk.request
-        request.num_computed_tokens = chunk.stop
-        num_published = chunk.start // self._block_size
-        num_full = chunk.stop // self._block_size
-        if self.limits.enable_prefix_caching and num_full > num_published:
-            hashes = request.block_hashes(num_full)
-            for block in range(num_published, num_full):
-                self.pool.publish(int(request.block_table.block_ids[block]), hashes[block])
         if token_id is not None:
-            request.output_ids.append(token_id)
+            request.settle_token(token_id)
+        # A request that was preempted meanwhile has no blocks any more.
+        if self.limits.enable_prefix_caching and request.num_computed_tokens >= chunk.stop:
+            self._publish(chunk)
+
+    def commit(self, chunk: Chunk, token_id: int | None) -> None:
+        """`start` and `settle` in one, for a chunk that is already computed."""
+        self.start(chunk)
+        self.settle(chunk, token_id)
 
     def finish(self, request: Request, *, keep_cached: bool = True) -> None:
         """Take a request out, whatever its state, and free its blocks at once.
@@ -148,6 +155,16 @@ class Scheduler:
             self.pool.forget(block_ids)
         self.pool.free(block_ids)
 
+    def _publish(self, chunk: Chunk) -> None:
+        """Blocks that the chunk filled may be shared."""
+        request = chunk.request
+        num_published = chunk.start // self._block_size
+        num_full = chunk.stop // self._block_size
+        if num_full > num_published:
+            hashes = request.block_hashes(num_full)
+            for block in range(num_published, num_full):
+                self.pool.publish(int(request.block_table.block_ids[block]), hashes[block])
+
     def check_integrity(self) -> None:
         """Raises InternalError with the numbers when blocks or queues break an invariant."""
         self.pool.check_integrity(request.block_table.block_ids for request in self.running)
@@ -162,7 +179,7 @@ class Scheduler:
         """Give each decode a block for its next token; preempt from the end until they fit."""
         num_preempted = 0
         for request in list(self.running):
-            if not request.is_decoding:
+            if not _can_decode(request):
                 continue
             missing = request.block_table.num_missing(request.num_tokens)
             while missing > self.pool.num_free_blocks:
@@ -210,6 +227,10 @@ class Scheduler:
         if not self.limits.enable_prefix_caching:
             return []
         return self.pool.match(request.block_hashes((request.num_tokens - 1) // self._block_size))
+
+
+def _can_decode(request: Request) -> bool:
+    return request.is_decoding and not request.is_full
 
 
 def _chunk(request: Request, budget: int) -> Chunk:

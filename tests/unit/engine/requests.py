@@ -8,6 +8,10 @@ from backend.config.serving import EngineSettings
 from backend.engine.core import EngineCore
 from backend.media.positions import rotary_positions
 from backend.request import SamplingParams
+from backend.runner import ModelRunner
+from backend.runner.runner import Computed
+from backend.sampler import SampledToken
+from backend.scheduler.request import PENDING_ID
 from backend.wire import EngineRequest, MediaSpan
 from tests.unit.engine import fake_model as fake
 
@@ -21,6 +25,38 @@ SETTINGS = {
 }
 
 
+RUNNER_TYPES = [ModelRunner]
+"""The last one is used; see the fixture each_runner."""
+
+
+class AheadRunner(ModelRunner):
+    """Submits a step before the tokens of the one before are known to the engine, as a device does
+    that feeds its own tokens back; it alone remembers them."""
+
+    runs_ahead = True
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self._tokens = {}
+
+    def submit(self, chunks):
+        kept = [(chunk.request, list(chunk.request.output_ids)) for chunk in chunks]
+        for request, output_ids in kept:
+            known = self._tokens.setdefault(request, [])
+            for place, token_id in enumerate(output_ids):
+                if token_id == PENDING_ID:  # after a failure, the engine does not know of it yet
+                    token_id = known[place] if place < len(known) else 0
+                request.output_ids[place] = token_id
+        results = self.run(chunks)
+        for chunk, result in zip(chunks, results, strict=True):
+            if isinstance(result, SampledToken):
+                known = self._tokens[chunk.request]
+                known[:] = [*chunk.request.output_ids, result.token_id]
+        for request, output_ids in kept:
+            request.output_ids[:] = output_ids
+        return Computed(results)
+
+
 def make_core(model=None, config=fake.CONFIG, **settings):
     return EngineCore(
         model or fake.FakeModel(),
@@ -28,6 +64,7 @@ def make_core(model=None, config=fake.CONFIG, **settings):
         EngineSettings(model=Path("none"), **{**SETTINGS, **settings}),
         eos_token_ids=[fake.EOS_ID],
         num_token_ids=fake.VOCAB_SIZE,
+        runner_type=RUNNER_TYPES[-1],
     )
 
 

@@ -21,6 +21,8 @@ from tests.unit.engine.requests import (
     run_one,
 )
 
+pytestmark = pytest.mark.usefixtures("each_runner")
+
 
 def ends_with_eos():
     """A prompt whose greedy answer meets EOS after a few tokens."""

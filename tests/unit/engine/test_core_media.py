@@ -19,6 +19,8 @@ GALLERY = Prompt(
     12,
 )
 
+pytestmark = pytest.mark.usefixtures("each_runner")
+
 
 def test_pictures_stand_where_their_placeholders_are():
     tokens, last = run_one(GALLERY, make_core(max_num_batched_tokens=64), max_tokens=9)

@@ -9,6 +9,8 @@ from backend.request import FinishReason
 from tests.unit.engine import fake_model as fake
 from tests.unit.engine.requests import Prompt, Streams, make_core, picture
 
+pytestmark = pytest.mark.usefixtures("each_runner")
+
 
 def random_prompt(choose):
     """Few beginnings, so that prefixes meet; text, pictures and videos behind them."""

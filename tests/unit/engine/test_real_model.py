@@ -176,10 +176,8 @@ def test_nan_left_in_kv_memory_reaches_nobody(make_core, loaded, jobs, alone):
     core.add(poisoned.request, poisoned.prompt_ids, poisoned.positions, None)
     for job in jobs[1:3]:
         core.add(job.request, job.prompt_ids, job.positions, job.pixels)
-    chunks = core._scheduler.schedule().chunks
-    for chunk, result in zip(chunks, core._runner.run(chunks), strict=True):
-        core._commit(chunk, result)
-    _poison(loaded.model.ops, core, chunks[0].request.block_table.block_ids)
+    core.step()
+    _poison(loaded.model.ops, core, core._scheduler.running[0].block_table.block_ids)
     outputs = []
     while core.has_work():
         outputs += core.step()
