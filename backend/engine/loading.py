@@ -10,7 +10,7 @@ from backend.models import Model, build_model, parameter_specs
 from backend.ops import create_ops
 from backend.structured import StructuredOutput
 from backend.tokenizer import Tokenizer
-from backend.weights import load_weights
+from backend.weights import load_weights, store_weights
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,17 @@ def load_model(settings: EngineSettings) -> LoadedModel:
     config = load_model_config(settings.model)
     tokenizer = Tokenizer.load(settings.model)
     ops = create_ops(settings.executor, settings.device, settings.threads)
-    weights = load_weights(
-        settings.model,
-        config,
-        parameter_specs(config),
-        lambda array, spec: ops.parameter(array, spec.kind, spec.keep_float32),
-    )
+    specs = parameter_specs(config)
+    store = ops.weight_store({name: spec.shape for name, spec in specs.items()})
+    if store is None:
+        weights = load_weights(
+            settings.model,
+            config,
+            specs,
+            lambda array, spec: ops.parameter(array, spec.kind, spec.keep_float32),
+        )
+    else:
+        weights = store_weights(settings.model, config, specs, store)
     num_token_ids = min(tokenizer.vocab_size, config.vocab_size)
     return LoadedModel(
         model=build_model(config, ops, weights),

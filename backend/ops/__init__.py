@@ -42,10 +42,9 @@ def create_ops(executor: str, device: str, threads: int) -> Ops:
     if executor == "paddle":
         return _create_paddle_ops(device, threads)
     if executor == "cuda":
-        raise ConfigError(
-            "executor cuda: the native CUDA kernels (package `kernels`) are not part of this "
-            "version; use executor paddle, with device gpu:0 for an NVIDIA GPU"
-        )
+        from backend.ops.cuda_ops import CudaOps
+
+        return CudaOps(device)
     raise ConfigError(f"executor is {executor!r}; expected one of {', '.join(EXECUTORS)}")
 
 

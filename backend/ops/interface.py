@@ -14,7 +14,7 @@ float32 everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -110,8 +110,11 @@ class Ops(Protocol):
     def parameter(self, array: FloatArray, kind: ParameterKind, keep_float32: bool) -> Weight:
         """A float32 array of the checkpoint's canonical shape as a weight of that kind."""
 
-    def weight_store(self) -> WeightStore | None:
-        """Where a loader puts values as files hold them; None: it gives arrays to `parameter`."""
+    def weight_store(self, shapes: Mapping[str, tuple[int, ...]]) -> WeightStore | None:
+        """Where a loader puts values as files hold them; None: it gives arrays to `parameter`.
+
+        `shapes`: canonical names and shapes of all tensors that will come.
+        """
 
     def slice_rows(self, x: Tensor, start: int, stop: int) -> Tensor:
         """x[start:stop] of the first axis."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import paddle
@@ -56,7 +56,7 @@ class PaddleOps:
     def parameter(self, array: FloatArray, kind: ParameterKind, keep_float32: bool) -> Tensor:
         return self.from_numpy(array, keep_float32)
 
-    def weight_store(self) -> None:
+    def weight_store(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         return None
 
     def to_numpy(self, tensor: Tensor) -> NumpyArray:

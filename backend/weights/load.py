@@ -1,7 +1,8 @@
 """Loads a checkpoint folder into canonical tensors, one parameter at a time.
 
-Host memory beyond the finished tensors is one parameter: files are mapped, each parameter is put
-together in one float32 array and handed over before the next begins.
+Files are mapped. Either each parameter is put together in one float32 array and handed over before
+the next begins (`load_weights`), or the files' tensors go to a store as they are (`store_weights`);
+host memory beyond the finished tensors is one parameter, or what the store buffers.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from tqdm import tqdm
 
 from backend.config.model import ModelConfig
 from backend.models.parameters import ParameterSpec
+from backend.ops.interface import Weight, WeightStore
 from backend.weights.checkpoint import open_checkpoint
 from backend.weights.convert import copy_as_float32, copy_transposed_as_float32
-from backend.weights.plan import Source, plan_load
+from backend.weights.plan import LoadPlan, Source, plan_load
 
 T = TypeVar("T")
 
@@ -38,17 +40,42 @@ def load_weights(
     with open_checkpoint(folder) as checkpoint:
         plan = plan_load(checkpoint, config, specs)
         weights: dict[str, T] = {}
-        with tqdm(
-            total=plan.num_bytes,
-            desc="Loading Weights",
-            unit="B",
-            unit_scale=True,
-            disable=not progress,
-        ) as bar:
+        with _progress_bar(plan, progress) as bar:
             for name, spec in specs.items():
                 weights[name] = to_tensor(_read(spec, plan.sources[name]), spec)
                 bar.update(plan.num_bytes_of(name))
         return weights
+
+
+def store_weights(
+    folder: Path,
+    config: ModelConfig,
+    specs: Mapping[str, ParameterSpec],
+    store: WeightStore,
+    progress: bool = True,
+) -> dict[str, Weight]:
+    """Canonical name → what `store` made of it. Raises as `load_weights` does, before the first
+    tensor is placed."""
+    with open_checkpoint(folder) as checkpoint:
+        plan = plan_load(checkpoint, config, specs)
+        with _progress_bar(plan, progress) as bar:
+            for name, spec in specs.items():
+                store.begin(name, spec.shape, spec.kind, spec.keep_float32)
+                for source in plan.sources[name]:
+                    values = source.stored.file.view(source.stored.entry)
+                    store.place(name, values, source.part.target, source.part.is_transposed)
+                    bar.update(source.stored.entry.num_bytes)
+        return store.finish()
+
+
+def _progress_bar(plan: LoadPlan, is_shown: bool) -> tqdm[Any]:
+    return tqdm(
+        total=plan.num_bytes,
+        desc="Loading Weights",
+        unit="B",
+        unit_scale=True,
+        disable=not is_shown,
+    )
 
 
 def _read(spec: ParameterSpec, sources: Sequence[Source]) -> np.ndarray[Any, Any]:

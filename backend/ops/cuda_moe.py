@@ -1,0 +1,119 @@
+"""Mixture of experts on the GPU: one routing and one pair of expert kernels for a whole layer.
+
+All experts of a layer have one numbering: text experts, then shared ones (always chosen, with
+weight 1), then vision experts. A token has top_k + shared slots; the kernels sort (token, slot)
+pairs by expert and never tell the host how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from backend.ops.cuda_weights import put_shared_experts
+from backend.ops.interface import ExpertGroup, SharedExperts, Tensor, Weight
+
+MAX_SMALL_TOKENS = 256
+"""Up to here a step streams weights past few tokens; beyond, it multiplies matrices."""
+
+
+@dataclass(frozen=True)
+class CudaMoeWeights:
+    """`up_gate` [E + S, 2 m, H] and `down` [E + S, H, m] hold routed, then shared experts."""
+
+    router: Weight
+    correction_bias: Weight
+    up_gate: Weight
+    down: Weight
+    num_shared: int
+    vision: ExpertGroup | None
+
+
+@dataclass(frozen=True)
+class SlotSums:
+    """What a layer of experts gives before its slots are summed: y [T · slots, H] by (token, slot),
+    weights float32 [T, slots]. The next norm sums them on its way."""
+
+    y: Tensor
+    weights: Tensor
+
+
+def moe_weights(
+    kernels: Any, context: Any, groups: Sequence[ExpertGroup], shared: SharedExperts | None
+) -> CudaMoeWeights:
+    text = groups[0]
+    num_routed = text.router.shape[0]
+    up_gate, down = text.up_gate, text.down
+    if shared is not None and up_gate.shape[0] == num_routed:
+        num_shared = shared.down.shape[1] // down.shape[2]
+        up_gate = _with_shared(kernels, context, up_gate, shared.up_gate, num_shared)
+        down = _with_shared(kernels, context, down, shared.down, num_shared)
+    return CudaMoeWeights(
+        router=text.router,
+        correction_bias=text.correction_bias.view((-1,)),
+        up_gate=up_gate,
+        down=down,
+        num_shared=up_gate.shape[0] - num_routed,
+        vision=groups[1] if len(groups) > 1 else None,
+    )
+
+
+def _with_shared(
+    kernels: Any, context: Any, table: Weight, shared: Weight, num_shared: int
+) -> Weight:
+    """A longer table, with the shared experts at its end."""
+    num_routed = table.shape[0]
+    joined = context.empty((num_routed + num_shared, *table.shape[1:]), "bf16")
+    kernels.copy(joined.slice(0, num_routed), table)
+    put_shared_experts(kernels, joined, shared, num_routed)
+    return joined
+
+
+def moe(
+    kernels: Any,
+    x: Tensor,
+    weights: CudaMoeWeights,
+    top_k: int,
+    norm_min: float,
+    is_vision: Tensor | None,
+) -> SlotSums:
+    """[T, H] → sums yet to be made of [T · slots, H]."""
+    num_tokens, hidden = x.shape
+    vision = weights.vision if is_vision is not None else None
+    routing = kernels.moe_route(
+        x,
+        weights.router,
+        weights.correction_bias,
+        top_k,
+        norm_min,
+        weights.num_shared,
+        vision_gate=None if vision is None else vision.router,
+        vision_bias=None if vision is None else vision.correction_bias.view((-1,)),
+        is_vision=is_vision if vision is not None else None,
+    )
+    slots = top_k + weights.num_shared
+    y = x.context.empty((num_tokens * slots, hidden), "bf16")
+    num_text = weights.up_gate.shape[0]
+    _run_experts(kernels, x, routing, weights.up_gate, weights.down, 0, slots, y)
+    if vision is not None:
+        _run_experts(kernels, x, routing, vision.up_gate, vision.down, num_text, slots, y)
+    return SlotSums(y, routing.weights)
+
+
+def _run_experts(
+    kernels: Any,
+    x: Tensor,
+    routing: Any,
+    up_gate: Weight,
+    down: Weight,
+    first_group: int,
+    slots: int,
+    y: Tensor,
+) -> None:
+    is_small = x.shape[0] <= MAX_SMALL_TOKENS
+    up = kernels.moe_up_small if is_small else kernels.moe_up_large
+    to_y = kernels.moe_down_small if is_small else kernels.moe_down_large
+    num_groups = up_gate.shape[0]
+    hidden = up(x, routing, up_gate, first_group, num_groups, slots)
+    to_y(hidden, routing, down, first_group, num_groups, y)

@@ -1,0 +1,93 @@
+"""A Batch on the GPU: everything that is the same for all layers of one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from backend.batch import Batch
+from backend.ops.interface import Tensor
+from backend.ops.rope import RopeSpec, inverse_frequencies
+
+
+@dataclass
+class CudaRope:
+    """A RopeSpec on the device: inverse frequencies float32 [d / 2], axes int32 [d / 2]."""
+
+    inverse_frequencies: Tensor
+    axes: Tensor
+    is_interleaved: bool
+
+    @classmethod
+    def upload(cls, context: Any, spec: RopeSpec) -> CudaRope:
+        return cls(
+            context.upload(inverse_frequencies(spec.head_dim, spec.theta)),
+            context.upload(np.array(spec.pair_axes, dtype=np.int32)),
+            spec.interleaved,
+        )
+
+
+@dataclass
+class CudaStep:
+    """T tokens: first `num_decodes` sequences of one token each, then prefill chunks.
+
+    - token_ids int32 [T], positions int32 [3, T], slots int64 [T], logit_rows int32 [R] or None
+      when they are all rows in order
+    - context_lens int32 [S], block_tables int32 [S, B], of all sequences
+    - query_starts int32 [prefills + 1], counted from the first prefill's first token
+    - media: rows int32 [P] and embeddings [P, H]; is_vision uint8 [T]; both None without
+    - turns: cos and sin float32 [T, d / 2], made by the first layer that needs them, so that a
+      captured pass makes them itself
+    """
+
+    rope: CudaRope
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    context_lens: Tensor
+    block_tables: Tensor
+    num_decodes: int
+    num_logit_rows: int
+    logit_rows: Tensor | None = None
+    query_starts: Tensor | None = None
+    max_query_len: int = 0
+    media: tuple[Tensor, Tensor] | None = None
+    is_vision: Tensor | None = None
+    turns: tuple[Tensor, Tensor] | None = field(default=None)
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.token_ids.shape[0])
+
+
+def begin_step(context: Any, batch: Batch, rope: CudaRope) -> CudaStep:
+    """Upload a batch, all its integers in one copy each."""
+    query_lens = batch.query_lens
+    longer = np.flatnonzero(query_lens != 1)
+    num_decodes = int(longer[0]) if len(longer) else batch.num_seqs
+    query_starts = None
+    if num_decodes < batch.num_seqs:
+        query_starts = context.upload(batch.query_starts[num_decodes:] - np.int32(num_decodes))
+    is_vision = None
+    if len(batch.vision_rows):
+        mask = np.zeros(batch.num_tokens, dtype=np.uint8)
+        mask[batch.vision_rows] = 1
+        is_vision = context.upload(mask)
+    media = batch.media_embeddings
+    return CudaStep(
+        rope=rope,
+        token_ids=context.upload(batch.token_ids),
+        positions=context.upload(batch.positions),
+        slots=context.upload(batch.slot_mapping),
+        context_lens=context.upload(batch.context_lens),
+        block_tables=context.upload(batch.block_tables),
+        num_decodes=num_decodes,
+        num_logit_rows=len(batch.logit_rows),
+        logit_rows=context.upload(batch.logit_rows) if len(batch.logit_rows) else None,
+        query_starts=query_starts,
+        max_query_len=int(query_lens[num_decodes:].max(initial=0)),
+        media=None if media is None else (context.upload(batch.media_rows), media),
+        is_vision=is_vision,
+    )
