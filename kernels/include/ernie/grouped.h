@@ -8,29 +8,21 @@
 
 #include <string>
 
+#include "ernie/route.h"
 #include "ernie/tensor.h"
 
 namespace ernie {
 
-// Which pairs an expert takes. A token t has `slots` pairs p = t · slots + s; `order` i32[T · slots]
-// holds the pairs sorted by group and `offsets` i32[G + 1] where each group begins in it. A launch
-// covers num_groups groups from first_group on; group first_group + e uses the weights of index e.
-struct GroupedPairs {
-  Tensor order;
-  Tensor offsets;
-  int first_group;
-  int num_groups;
-};
+// silu(x · gate^T) · (x · up^T) of every pair of groups first_group … first_group + num_groups - 1:
+// x bf16 [T, K], up_gate bf16 [num_groups, 2 m, K] with the gate's rows first → bf16 [T · slots, m];
+// row i belongs to pair order[i]. Other groups' rows are left unwritten. K and m: multiples of 8.
+Tensor moe_up_large(const Tensor& x, const Routing& routing, const Tensor& up_gate, int first_group,
+                    int num_groups);
 
-// silu(x · gate^T) · (x · up^T) of every pair: x bf16 [T, K], up_gate bf16 [num_groups, 2 m, K] with
-// the gate's rows first → bf16 [T · slots, m] at sorted positions. Rows of other groups' pairs are
-// left unwritten. K and m are multiples of 8.
-Tensor moe_up_large(const Tensor& x, const GroupedPairs& pairs, const Tensor& up_gate, int slots);
-
-// y[order[i]] = h[i] · down^T for the launch's sorted positions i: h bf16 [T · slots, m],
-// down bf16 [num_groups, H, m], y bf16 [T · slots, H]; other rows of y stay as they are.
-void moe_down_large(const Tensor& h, const GroupedPairs& pairs, const Tensor& down,
-                    const Tensor& y);
+// y[order[i]] = h[i] · down^T for every row i of these groups: h bf16 [T · slots, m], down bf16
+// [num_groups, H, m], y bf16 [T · slots, H]. Other rows of y are left as they are.
+void moe_down_large(const Tensor& h, const Routing& routing, const Tensor& down, int first_group,
+                    int num_groups, const Tensor& y);
 
 enum class Activation : int { kNone, kGelu, kQuickGelu };
 

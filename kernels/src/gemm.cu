@@ -1,0 +1,51 @@
+// Dense products, for where cuBLASLt is absent: one group that holds every row.
+#include "ernie/grouped.h"
+
+#include "ernie/wgmma_product.cuh"
+
+namespace ernie {
+
+Activation activation_named(const std::string& name) {
+  if (name.empty()) return Activation::kNone;
+  if (name == "gelu") return Activation::kGelu;
+  if (name == "quick_gelu") return Activation::kQuickGelu;
+  fail("activation: \"" + name + "\" is none of \"\", \"gelu\", \"quick_gelu\"");
+}
+
+Tensor gemm(const Tensor& x, const Tensor& w, const Tensor& bias, Activation activation,
+            const Tensor& residual, DType dtype) {
+  expect(x, "x", DType::kBF16, {-1, -1});
+  expect(w, "w", DType::kBF16, {-1, x.size(1)});
+  const int64_t rows = x.size(0), columns = w.size(0), k = x.size(1);
+  if (k % 8 != 0 || columns % 8 != 0) {
+    fail("w: the sizes of " + w.describe() + " must be multiples of 8");
+  }
+  if (bias.defined()) expect(bias, "bias", DType::kBF16, {columns});
+  if (residual.defined()) expect(residual, "residual", DType::kBF16, {rows, columns});
+  if (dtype != DType::kBF16 && dtype != DType::kF32) {
+    fail(std::string("dtype: ") + name_of(dtype) + " is neither bf16 nor f32");
+  }
+  Context& context = x.context();
+  Tensor out = context.empty({rows, columns}, dtype);
+  if (rows == 0) return out;
+  Product p{};
+  p.groups.num_groups = 1;
+  p.groups.rows = static_cast<int>(rows);
+  p.columns = static_cast<int>(columns);
+  p.k = static_cast<int>(k);
+  p.x = x.ptr<const bf16>();
+  p.w = w.ptr<const bf16>();
+  p.out = out.data();
+  p.bias = bias.defined() ? bias.ptr<const bf16>() : nullptr;
+  p.residual = residual.defined() ? residual.ptr<const bf16>() : nullptr;
+  p.activation = activation;
+  p.float_out = dtype == DType::kF32;
+  if (wgmma::suits(context, p.columns, p.k)) {
+    wgmma::run<Job::kDense>(context, p);
+  } else {
+    run_fallback(context, Job::kDense, p);
+  }
+  return out;
+}
+
+}  // namespace ernie
