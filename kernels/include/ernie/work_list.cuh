@@ -46,6 +46,13 @@ class WorkList {
     return 2 * (num_groups + 1);
   }
 
+  // Items of a group of so many rows.
+  __device__ static int items(int rows, int column_tiles) {
+    const int row_tiles = (rows + kTileRows - 1) / kTileRows;
+    const int odd = row_tiles % kCluster;
+    return (row_tiles / kCluster) * column_tiles + odd * ((column_tiles + 1) / kCluster);
+  }
+
   // Called by one whole warp; others may read after a barrier.
   __device__ static void build(const Groups& groups, int column_tiles, int* shared) {
     int* starts = shared;
@@ -107,12 +114,6 @@ class WorkList {
   }
 
  private:
-  __device__ static int items(int rows, int column_tiles) {
-    const int row_tiles = (rows + kTileRows - 1) / kTileRows;
-    const int odd = row_tiles % kCluster;
-    return (row_tiles / kCluster) * column_tiles + odd * ((column_tiles + 1) / kCluster);
-  }
-
   const int* starts_;
   const int* rows_;
   int column_tiles_;
