@@ -1,7 +1,8 @@
 """Replies of /v1/chat/completions, with FastDeploy's fields.
 
 Streamed: a first chunk per choice with the role and no text, then deltas whose strings are "" and
-never null, `arrival_time` in seconds since the request came, the finish reason with the last text.
+never null, `arrival_time` in seconds since the request came, the finish reason with the last text,
+or in a chunk of its own after the last piece of a tool call.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
-from backend.wire import Event, ToolCallDelta
+from backend.wire import Delta, Event, ToolCallDelta
 from openai_frontend.protocol.answer import Answer
 from openai_frontend.protocol.formats import END, ReplyHead, encode
 from openai_frontend.protocol.logprobs import ChatLogprobs, chat_logprobs
@@ -68,7 +70,8 @@ class ChatFormat(OpenAIFormat):
         # An event may hold nothing to show: its tokens are still to come as text.
         ids = event.token_ids if self._head.return_token_ids else None
         if event.delta or event.finish_reason is not None or event.logprobs or ids:
-            parts += self._delta(index, event, answers, elapsed_s)
+            for piece in _apart(event):
+                parts += self._delta(index, piece, answers, elapsed_s)
         return b"".join(parts)
 
     def _choice(self, index: int, answer: Answer) -> ChatChoice:
@@ -122,7 +125,7 @@ class ChatFormat(OpenAIFormat):
             b',"reasoning_content":',
             encode(delta.reasoning),
             b',"tool_calls":',
-            encode([_tool_call_delta(call) for call in delta.tool_calls])
+            encode([_tool_call_delta(call) for call in _one_per_call(delta.tool_calls)])
             if delta.tool_calls
             else b"null",
         ]
@@ -143,6 +146,26 @@ class ChatFormat(OpenAIFormat):
         parts.append(self._usage_member(answers))
         parts += [b"}", END]
         return parts
+
+
+def _apart(event: Event) -> list[Event]:
+    """A call's last text and the finish reason, as OpenAI sends them: its clients tell of a call
+    that is complete only when the reason comes in a later chunk."""
+    if not event.delta.tool_calls or event.finish_reason is None:
+        return [event]
+    calls = replace(event, finish_reason=None, stop_reason=None)
+    return [calls, replace(event, delta=Delta(), token_ids=None, logprobs=None)]
+
+
+def _one_per_call(deltas: Sequence[ToolCallDelta]) -> list[ToolCallDelta]:
+    """The deltas of one event, those of the same call put together."""
+    calls: dict[int, ToolCallDelta] = {}
+    for delta in deltas:
+        first = calls.get(delta.index)
+        if first is not None:
+            delta = replace(first, arguments=first.arguments + delta.arguments)
+        calls[delta.index] = delta
+    return list(calls.values())
 
 
 def _tool_call_delta(call: ToolCallDelta) -> dict[str, Any]:
