@@ -162,7 +162,7 @@ class Preprocessor:
             has_tools=policy.may_call,
             requires_call=policy.must_call,
             max_tool_calls=policy.max_calls,
-            layout_newlines=len(LAYOUT) if opens_reasoning and policy.structured else 0,
+            layout_newlines=len(LAYOUT) if opens_reasoning and self._layout(policy) else 0,
             stop=stop,
             include_stop_str_in_output=request.include_stop_str_in_output,
             skip_special_tokens=request.skip_special_tokens,
@@ -208,8 +208,8 @@ class Preprocessor:
         return policy
 
     def _layout(self, policy: ToolPolicy) -> str:
-        """What stands between `</think>` and the grammar; "" without one."""
-        if policy.structured is None:
+        """What stands between `</think>` and the grammar; "" where the model writes it itself."""
+        if policy.structured is None or policy.is_free:
             return ""
         is_response = self._family is Family.X1 and not policy.may_call
         return LAYOUT + "<response>\n" if is_response else LAYOUT

@@ -9,7 +9,9 @@
 
 With `parallel_tool_calls` false there is at most one call: the grammar has room for one, and under
 `auto` the answer ends after it. A `response_format` in JSON under `auto` leaves the model both
-ways: calls, or an answer in that format.
+ways: calls, or an answer in that format. Without one, and with a function that is `strict`, the
+text stays free, but a call that the model begins is one of these functions, with the arguments that
+a strict one's schema allows.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from backend.errors import InvalidRequestError
-from backend.structured import tool_call_spec
+from backend.structured import free_calls_spec, tool_call_spec
 from backend.structured.tool_grammar import MAX_CALLS
 from backend.wire import GenerateRequest, NamedToolChoice, StructuredSpec, Tool
 
@@ -31,12 +33,14 @@ _JSON_KINDS: Final = ("json_object", "json_schema")
 class ToolPolicy:
     """`tools`: those for the template. `structured`: the constraint of the whole answer.
 
+    `is_free`: it begins as free text, with the layout that the model gives it.
     `may_call`: calls are looked for in the answer; `must_call`: it consists of them.
     `max_calls`: 0 for any number. `banned_ids`: never to be generated.
     """
 
     tools: list[Tool] | None
     structured: StructuredSpec | None
+    is_free: bool = False
     may_call: bool = False
     must_call: bool = False
     max_calls: int = 0
@@ -69,7 +73,10 @@ def tool_policy(
         if answer is not None and answer.kind in _JSON_KINDS:
             limit = 1 if is_single else MAX_CALLS
             answer = tool_call_spec(tools, token_id, max_calls=limit, otherwise=answer)
-        return ToolPolicy(tools, answer, may_call=True, max_calls=max_calls)
+        is_free = answer is None and any(tool.function.strict for tool in tools)
+        if is_free:
+            answer = free_calls_spec(tools, token_id, is_single=is_single)
+        return ToolPolicy(tools, answer, is_free, may_call=True, max_calls=max_calls)
     if answer is not None and not answer.param.startswith("response_format"):
         raise InvalidRequestError(
             f"tool_choice demands a call and {answer.param} something else", param="tool_choice"

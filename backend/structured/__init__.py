@@ -13,6 +13,13 @@ from backend.structured.control import OutputControl
 from backend.structured.matcher import Matcher
 from backend.structured.output import StructuredOutput
 from backend.structured.thinking import ThinkingSection
-from backend.structured.tool_grammar import tool_call_spec
+from backend.structured.tool_grammar import free_calls_spec, tool_call_spec
 
-__all__ = ["Matcher", "OutputControl", "StructuredOutput", "ThinkingSection", "tool_call_spec"]
+__all__ = [
+    "Matcher",
+    "OutputControl",
+    "StructuredOutput",
+    "ThinkingSection",
+    "free_calls_spec",
+    "tool_call_spec",
+]

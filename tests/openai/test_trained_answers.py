@@ -195,6 +195,44 @@ def test_a_tool_is_called_and_its_result_told(ask, thinking):
     assert answer["content"].strip() == expected
 
 
+@pytest.mark.parametrize("thinking", [False, True])
+def test_a_strict_function_is_obeyed_where_the_model_has_the_choice(trained, ask, thinking):
+    city = {"type": "string", "enum": ["Rome", "Paris"]}
+    parameters = {**WEATHER["function"]["parameters"], "properties": {"city": city}}
+    strict = {**WEATHER["function"], "parameters": parameters, "strict": True}
+    body = {
+        "messages": [{"role": "user", "content": "What is the weather in Beijing?"}],
+        "tools": [{"type": "function", "function": strict}],
+        "temperature": 0,
+        "metadata": {"enable_thinking": thinking},
+    }
+    message = ask(body)
+    ((name, arguments),) = said(message)[2]
+    assert name == "get_weather"
+    assert json.loads(arguments)["city"] in ("Rome", "Paris"), "the model says Beijing by itself"
+    assert bool(message["reasoning_content"]) == thinking
+    assert streamed(trained, body) == said(message)
+
+
+@pytest.mark.parametrize("thinking", [False, True])
+def test_a_strict_function_changes_nothing_in_an_answer_without_calls(ask, thinking):
+    body = {
+        "messages": [{"role": "user", "content": "Hello!"}],
+        "temperature": 0,
+        "metadata": {"enable_thinking": thinking},
+    }
+    loose, strict = (
+        ask({**body, "tools": [{**WEATHER, "function": {**WEATHER["function"], "strict": flag}}]})
+        for flag in (False, True)
+    )
+    assert said(strict) == said(loose)
+    assert strict["content"].strip() and not strict["tool_calls"]
+    if thinking:
+        # As the guides show it: nothing is trimmed on either side of the tags.
+        assert strict["reasoning_content"].startswith("\n")
+        assert strict["content"].startswith("\n\n")
+
+
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [

@@ -110,7 +110,7 @@ def test_bad_constraints_name_their_field(refused, body, param):
 
 
 def _prompt(prepare, tokenizer, **body):
-    prepared = prepare(messages=user("Hi"), tools=TOOLS, **body)
+    prepared = prepare(**{"messages": user("Hi"), "tools": TOOLS, **body})
     return tokenizer.decode(prepared.prompt_ids.tolist(), False), prepared.engine
 
 
@@ -154,6 +154,38 @@ def test_one_call_at_most_ends_the_answer_by_its_text(prepare, tokenizer):
     _, engine = _prompt(prepare, tokenizer, parallel_tool_calls=True, single_response=False)
     assert engine.post.max_tool_calls == 0
     assert engine.collect
+
+
+STRICT = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}, TOOLS[1]]
+
+
+def test_a_strict_function_makes_calls_obey_and_leaves_text_free(prepare, tokenizer):
+    text, engine = _prompt(prepare, tokenizer, tools=STRICT)
+    assert '"name": "f"' in text and '"name": "g"' in text
+    assert engine.structured.kind == "lark" and "TEXT" in engine.structured.text
+    assert engine.post.has_tools and not engine.post.requires_call
+    # The blank line behind the thinking is the model's own and stays in the content.
+    assert engine.post.prompt_opens_reasoning and engine.post.layout_newlines == 0
+    assert engine.thinking.after_ids == ()
+    assert "call)*" in engine.structured.text
+    _, engine = _prompt(prepare, tokenizer, tools=STRICT, parallel_tool_calls=False)
+    assert engine.post.max_tool_calls == 1 and "call)*" not in engine.structured.text
+
+
+def test_strict_leaves_other_choices_as_they_are(prepare, tokenizer):
+    assert _prompt(prepare, tokenizer, tools=STRICT, tool_choice="none")[1].structured is None
+    for body in ({"tool_choice": "required"}, {"response_format": {"type": "json_object"}}):
+        _, engine = _prompt(prepare, tokenizer, tools=STRICT, **body)
+        assert "calls" in engine.structured.text and "TEXT" not in engine.structured.text
+        assert engine.post.layout_newlines == 2
+    _, engine = _prompt(prepare, tokenizer, tools=STRICT, guided_regex="a+")
+    assert engine.structured.kind == "regex"
+
+
+def test_a_strict_function_that_cannot_be_enforced_is_refused(refused):
+    tool = {"name": "f", "parameters": {"type": "object", "not": {}}, "strict": True}
+    error = refused(tools=[{"type": "function", "function": tool}])
+    assert (error.code, error.param) == ("invalid_grammar", "tools")
 
 
 def test_json_and_tools_leave_the_model_both_ways(prepare, tokenizer):
