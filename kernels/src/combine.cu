@@ -1,0 +1,120 @@
+#include "ernie/check.h"
+#include "ernie/launch.h"
+#include "ernie/moe_small.h"
+#include "ernie/pdl.cuh"
+#include "ernie/reduce.cuh"
+#include "ernie/vector.cuh"
+
+namespace ernie {
+namespace {
+
+constexpr int kThreads = 512;
+constexpr int kVectors = 4;  // of eight columns, for each thread
+constexpr int kMaxColumns = kThreads * kVectors * 8;
+
+// One block for each token; each thread keeps its columns in registers from the sum to the norm.
+template <bool kNorm>
+__global__ void __launch_bounds__(kThreads)
+    combine(const bf16* y, const float* weights, const bf16* residual, const bf16* norm_w,
+            float eps, int slots, int columns, bf16* out, bf16* sum_out) {
+  __shared__ float scratch[kThreads / 32];
+  pdl_trigger();
+  const int vectors = columns / 8;
+  uint4 scale[kVectors];
+  if (kNorm) {
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+      const int v = threadIdx.x + i * kThreads;
+      if (v < vectors) scale[i] = load_16(norm_w + v * 8);
+    }
+  }
+  pdl_wait();
+  const size_t token = blockIdx.x;
+  y += token * slots * columns;
+  weights += token * slots;
+
+  float sum[kVectors][8];
+  float square = 0.f;
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int v = threadIdx.x + i * kThreads;
+    if (v >= vectors) continue;
+#pragma unroll
+    for (int c = 0; c < 8; ++c) sum[i][c] = 0.f;
+#pragma unroll 8
+    for (int s = 0; s < slots; ++s) {
+      float part[8];
+      unpack_8(load_16(y + static_cast<size_t>(s) * columns + v * 8), part);
+      const float weight = weights[s];
+#pragma unroll
+      for (int c = 0; c < 8; ++c) sum[i][c] += weight * part[c];
+    }
+    if (kNorm) {
+      float part[8];
+      unpack_8(load_16(residual + token * columns + v * 8), part);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+        sum[i][c] = round_to_bf16(sum[i][c] + part[c]);
+        square += sum[i][c] * sum[i][c];
+      }
+    }
+    store_16((kNorm ? sum_out : out) + token * columns + v * 8, pack_8(sum[i]));
+  }
+  if (!kNorm) return;
+
+  const float inverse = rsqrtf(block_sum<kThreads>(square, scratch) / columns + eps);
+#pragma unroll
+  for (int i = 0; i < kVectors; ++i) {
+    const int v = threadIdx.x + i * kThreads;
+    if (v >= vectors) continue;
+    float part[8];
+    unpack_8(scale[i], part);
+#pragma unroll
+    for (int c = 0; c < 8; ++c) part[c] *= sum[i][c] * inverse;
+    store_16(out + token * columns + v * 8, pack_8(part));
+  }
+}
+
+struct Extents {
+  int tokens, slots, columns;
+};
+
+Extents check(const Tensor& y, const Tensor& weights) {
+  expect(weights, "weights", DType::kF32, {-1, -1});
+  expect(y, "y", DType::kBF16, {weights.numel(), -1});
+  const int64_t columns = y.size(1);
+  if (columns % 8 != 0 || columns < 8 || columns > kMaxColumns) {
+    fail("y has " + std::to_string(columns) + " columns, expected a multiple of 8 up to " +
+         std::to_string(kMaxColumns));
+  }
+  return {static_cast<int>(weights.size(0)), static_cast<int>(weights.size(1)),
+          static_cast<int>(columns)};
+}
+
+}  // namespace
+
+Tensor moe_combine(const Tensor& y, const Tensor& weights) {
+  const Extents e = check(y, weights);
+  Context& context = y.context();
+  Tensor out = context.empty({e.tokens, e.columns}, DType::kBF16);
+  launch(context, combine<false>, e.tokens, kThreads, 0, y.ptr<bf16>(), weights.ptr<float>(),
+         nullptr, nullptr, 0.f, e.slots, e.columns, out.ptr<bf16>(), nullptr);
+  return out;
+}
+
+std::pair<Tensor, Tensor> moe_combine_add_rms_norm(const Tensor& y, const Tensor& weights,
+                                                   const Tensor& residual, const Tensor& norm_w,
+                                                   float eps) {
+  const Extents e = check(y, weights);
+  expect(residual, "residual", DType::kBF16, {e.tokens, e.columns});
+  expect(norm_w, "norm_w", DType::kBF16, {e.columns});
+  Context& context = y.context();
+  Tensor out = context.empty({e.tokens, e.columns}, DType::kBF16);
+  Tensor sum = context.empty({e.tokens, e.columns}, DType::kBF16);
+  launch(context, combine<true>, e.tokens, kThreads, 0, y.ptr<bf16>(), weights.ptr<float>(),
+         residual.ptr<bf16>(), norm_w.ptr<bf16>(), eps, e.slots, e.columns, out.ptr<bf16>(),
+         sum.ptr<bf16>());
+  return {out, sum};
+}
+
+}  // namespace ernie
