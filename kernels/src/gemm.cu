@@ -13,7 +13,7 @@ Activation activation_named(const std::string& name) {
 }
 
 Tensor gemm(const Tensor& x, const Tensor& w, const Tensor& bias, Activation activation,
-            const Tensor& residual, DType dtype) {
+            const Tensor& residual, DType out_dtype) {
   expect(x, "x", DType::kBF16, {-1, -1});
   expect(w, "w", DType::kBF16, {-1, x.size(1)});
   const int64_t rows = x.size(0), columns = w.size(0), k = x.size(1);
@@ -22,11 +22,11 @@ Tensor gemm(const Tensor& x, const Tensor& w, const Tensor& bias, Activation act
   }
   if (bias.defined()) expect(bias, "bias", DType::kBF16, {columns});
   if (residual.defined()) expect(residual, "residual", DType::kBF16, {rows, columns});
-  if (dtype != DType::kBF16 && dtype != DType::kF32) {
-    fail(std::string("dtype: ") + name_of(dtype) + " is neither bf16 nor f32");
+  if (out_dtype != DType::kBF16 && out_dtype != DType::kF32) {
+    fail(std::string("out_dtype: ") + name_of(out_dtype) + " is neither bf16 nor f32");
   }
   Context& context = x.context();
-  Tensor out = context.empty({rows, columns}, dtype);
+  Tensor out = context.empty({rows, columns}, out_dtype);
   if (rows == 0) return out;
   Product p{};
   p.groups.num_groups = 1;
@@ -39,7 +39,7 @@ Tensor gemm(const Tensor& x, const Tensor& w, const Tensor& bias, Activation act
   p.bias = bias.defined() ? bias.ptr<const bf16>() : nullptr;
   p.residual = residual.defined() ? residual.ptr<const bf16>() : nullptr;
   p.activation = activation;
-  p.float_out = dtype == DType::kF32;
+  p.float_out = out_dtype == DType::kF32;
   if (wgmma::suits(context, p.columns, p.k)) {
     wgmma::run<Job::kDense>(context, p);
   } else {

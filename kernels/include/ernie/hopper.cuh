@@ -129,6 +129,18 @@ __device__ __forceinline__ void cluster_sync() {
                    "memory");
 }
 
+// ---- barriers of some warps of a block; number 0 is __syncthreads()
+
+template <int kBarrier, int kThreads>
+__device__ __forceinline__ void named_barrier_sync() {
+  asm volatile("bar.sync %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
+}
+
+template <int kBarrier, int kThreads>
+__device__ __forceinline__ void named_barrier_arrive() {
+  asm volatile("bar.arrive %0, %1;" ::"n"(kBarrier), "n"(kThreads) : "memory");
+}
+
 // ---- registers: for all four warps of a warpgroup
 
 template <int kRegisters>

@@ -29,6 +29,7 @@ constexpr int kStages = 4;
 constexpr int kCluster = 2;
 constexpr int kConsumers = 2;
 constexpr int kThreads = 128 * (1 + kConsumers);
+constexpr int kLead = 2;                // steps that the first consumer is ahead of the second
 constexpr int kBox = 128;               // rows of one TMA box
 constexpr int kBoxBytes = kBox * kStepK * 2;
 constexpr int kRowBytes = kTileRows * kStepK * 2;
@@ -202,11 +203,15 @@ __device__ __forceinline__ void store(const Product& p, const Tile& tile, int ha
 }
 
 // A warpgroup multiplies its 64 rows of every tile; it only hands the stages back where none of
-// them exists.
+// them exists. The second one starts kLead steps later: one stores its results while the other still
+// multiplies, and the one that comes back first finds the units free and gets its lead again.
 template <Job kJob>
 __device__ __forceinline__ void consume(const Shared& shared, const Product& p, List list,
                                         int cluster, int clusters, int rank, int half) {
+  constexpr int kBarrier = 1;
   Ring ring;
+  bool announces = half == 0;
+  if (half == 1 && cluster < list.count()) named_barrier_sync<kBarrier, 128 * kConsumers>();
   for (int item = cluster; item < list.count(); item += clusters) {
     const Tile tile = list.tile(item, rank);
     if (tile.rows <= 64 * half) {
@@ -228,6 +233,10 @@ __device__ __forceinline__ void consume(const Shared& shared, const Product& p, 
         wgmma_m64n256k16(acc, a + step * kDescriptorK, b + step * kDescriptorK, k + step > 0);
       }
       wgmma_commit();
+      if (announces && (k >= (kLead - 1) * kStepK || k + kStepK >= p.k)) {
+        named_barrier_arrive<kBarrier, 128 * kConsumers>();
+        announces = false;
+      }
       if (previous >= 0) {
         wgmma_wait<1>();
         release(shared, previous);
