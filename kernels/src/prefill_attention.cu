@@ -9,10 +9,11 @@
 #include "ernie/pdl.cuh"
 #include "ernie/prefill_arguments.h"
 
-#include <algorithm>
 
 namespace ernie {
 namespace {
+
+constexpr int kHopperRows = 128;  // shorter chunks leave most of a Hopper tile empty
 
 template <int kHead>
 __global__ void __launch_bounds__(kFlashThreads, FlashShape<kHead>::kBlocks)
@@ -112,16 +113,17 @@ Tensor prefill_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v
                            shape.sequences,         shape.nkv,
                            shape.ratio,             shape.block_size,
                            shape.table_width,       scale * kLog2E};
+  const bool fills_tiles = max_query_len * shape.ratio >= kHopperRows;
+  if (shape.head == 128 && context.capability() == 90 && fills_tiles) {
+    prefill_attention_hopper(context, p, k_cache.numel() / shape.head, max_query_len);
+    return out;
+  }
   with_head_size(shape.head, [&](auto head) {
     constexpr int kHead = decltype(head)::value;
     using Shape = FlashShape<kHead>;
-    // Tiles of all sequences, each rounded up: at most this many.
-    const int64_t all = int64_t(shape.tokens) * shape.ratio;
-    const int64_t longest = int64_t(max_query_len) * shape.ratio;
-    const int64_t tiles = std::min(all / Shape::kRows + shape.sequences,
-                                   (longest + Shape::kRows - 1) / Shape::kRows * shape.sequences);
     launch(context, prefill_attention_kernel<kHead>,
-           dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(shape.nkv)),
+           dim3(static_cast<unsigned>(most_tiles(p, max_query_len, Shape::kRows)),
+                static_cast<unsigned>(shape.nkv)),
            dim3(kFlashThreads), Shape::kSharedBytes, p);
   });
   return out;

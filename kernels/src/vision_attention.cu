@@ -1,6 +1,6 @@
 // Full attention of image patches inside their segments (frames), head sizes that are multiples of
 // 8 without padding to a power of two. Two kernels: one turns q and k and lays each head's rows
-// together, one is flash attention with mma.sync.
+// together, one is flash attention: with mma.sync here, with wgmma in vision_attention_hopper.cu.
 #include "ernie/attention.h"
 #include "ernie/attention_shape.h"
 #include "ernie/context.h"
@@ -8,8 +8,8 @@
 #include "ernie/launch.h"
 #include "ernie/pdl.cuh"
 #include "ernie/rope.cuh"
+#include "ernie/vision_arguments.h"
 
-#include <algorithm>
 #include <cmath>
 
 namespace ernie {
@@ -17,21 +17,7 @@ namespace {
 
 constexpr int kTurnThreads = 256;
 
-struct VisionArguments {
-  const bf16* qkv;      // [N, 3, heads, d]
-  const float* cosines;  // [N, d / 2]
-  const float* sines;
-  const int* cu_seqlens;
-  bf16* turned;  // [2, heads, N, d]
-  bf16* out;     // [N, heads, d]
-  int patches;
-  int segments;
-  int heads;
-  int head;
-  float scale;  // d^-0.5 · log2(e)
-};
-
-// A thread turns four pairs of one head of q or k, pairs half a head apart.
+// A thread owns eight values of one head: four pairs of q or k, half a head apart, or a piece of v.
 __global__ void __launch_bounds__(kTurnThreads) turn_kernel(const VisionArguments p) {
   pdl_trigger();
   pdl_wait();
@@ -39,13 +25,17 @@ __global__ void __launch_bounds__(kTurnThreads) turn_kernel(const VisionArgument
   const int64_t index = int64_t(blockIdx.x) * kTurnThreads + threadIdx.x;
   const int64_t row = index / pieces;
   const int piece = static_cast<int>(index - row * pieces);
-  const int64_t patch = row / (2 * p.heads);
-  const int which = static_cast<int>(row - patch * (2 * p.heads));  // part · heads + head
+  const int64_t patch = row / (3 * p.heads);
+  const int which = static_cast<int>(row - patch * (3 * p.heads));  // part · heads + head
   if (patch >= p.patches) return;
-  const bf16* from = p.qkv + (patch * 3 * p.heads + which) * p.head + piece * 4;
-  bf16* to = p.turned + (int64_t(which) * p.patches + patch) * p.head + piece * 4;
-  const int64_t at = patch * (p.head / 2) + piece * 4;
-  turn_halves(from, to, p.head / 2, p.cosines + at, p.sines + at);
+  const bf16* from = p.qkv + row * p.head;
+  bf16* to = p.turned + (int64_t(which) * p.patches + patch) * p.head;
+  if (which >= 2 * p.heads) {
+    store_16(to + piece * 8, load_16(from + piece * 8));
+    return;
+  }
+  const int64_t angle = patch * (p.head / 2) + piece * 4;
+  turn_halves(from + piece * 4, to + piece * 4, p.head / 2, p.cosines + angle, p.sines + angle);
 }
 
 template <int kHead>
@@ -66,9 +56,9 @@ __global__ void __launch_bounds__(kFlashThreads, FlashShape<kHead>::kBlocks)
   const int warp_row = place.item * Shape::kRows + threadIdx.x / 32 * Shape::kWarpRows;
   const int64_t head_rows = int64_t(blockIdx.y) * p.patches + start;
   const bf16* queries = p.turned + head_rows * kHead;
-  const bf16* keys = queries + int64_t(p.heads) * p.patches * kHead;
-  const int64_t value_stride = int64_t(3) * p.heads * kHead;
-  const bf16* values = p.qkv + start * value_stride + (2 * p.heads + blockIdx.y) * kHead;
+  const int64_t part = int64_t(p.heads) * p.patches * kHead;
+  const bf16* keys = queries + part;
+  const bf16* values = keys + part;
 
   QueryFragments<kHead, Shape::kTiles> q;
   q.load([&](int row) -> const bf16* {
@@ -77,12 +67,11 @@ __global__ void __launch_bounds__(kFlashThreads, FlashShape<kHead>::kBlocks)
   const auto copy = [&](int tile, uint32_t keys_to, uint32_t values_to) {
     const int first = tile * kFlashKeys;
     const int valid = size - first;
-    copy_rows<kHead, kFlashKeys, kFlashThreads>(keys_to, threadIdx.x, valid, [&](int r) {
-      return keys + int64_t(first + min(r, valid - 1)) * kHead;
-    });
-    copy_rows<kHead, kFlashKeys, kFlashThreads>(values_to, threadIdx.x, valid, [&](int r) {
-      return values + (first + min(r, valid - 1)) * value_stride;
-    });
+    const auto offset = [&](int r) { return int64_t(first + min(r, valid - 1)) * kHead; };
+    copy_rows<kHead, kFlashKeys, kFlashThreads>(keys_to, threadIdx.x, valid,
+                                                [&](int r) { return keys + offset(r); });
+    copy_rows<kHead, kFlashKeys, kFlashThreads>(values_to, threadIdx.x, valid,
+                                                [&](int r) { return values + offset(r); });
   };
   SoftmaxState<kHead, Shape::kTiles> state;
   flash_loop<kHead>(q, state, shared_address(shared), size, size, p.scale, copy,
@@ -114,29 +103,26 @@ Tensor vision_attention(const Tensor& qkv, const Tensor& cos, const Tensor& sin,
   Context& context = qkv.context();
   const int64_t segments = cu_seqlens.size(0) - 1;
   Tensor out = context.empty({patches, heads * head}, DType::kBF16);
-  with_head_size(static_cast<int>(head), [&](auto size) {
+  Tensor turned = context.empty({3, heads, patches, head}, DType::kBF16);
+  const VisionArguments p{qkv.ptr<bf16>(),    cos.ptr<float>(),
+                          sin.ptr<float>(),   cu_seqlens.ptr<int>(),
+                          turned.ptr<bf16>(), out.ptr<bf16>(),
+                          int(patches),       int(segments),
+                          max_len,            heads,
+                          int(head),          kLog2E / std::sqrt(float(head))};
+  const int64_t items = patches * width / 8;
+  launch(context, turn_kernel, dim3(unsigned((items + kTurnThreads - 1) / kTurnThreads)),
+         dim3(kTurnThreads), 0, p);
+  if (context.capability() == 90 && (head == 72 || head == 80)) {
+    vision_attention_hopper(context, p);
+    return out;
+  }
+  with_head_size(p.head, [&](auto size) {
     constexpr int kHead = decltype(size)::value;
     using Shape = FlashShape<kHead>;
-    Tensor turned = context.empty({2 * heads * patches, head}, DType::kBF16);
-    const VisionArguments p{qkv.ptr<bf16>(),
-                            cos.ptr<float>(),
-                            sin.ptr<float>(),
-                            cu_seqlens.ptr<int>(),
-                            turned.ptr<bf16>(),
-                            out.ptr<bf16>(),
-                            int(patches),
-                            int(segments),
-                            heads,
-                            kHead,
-                            kLog2E / std::sqrt(float(kHead))};
-    const int64_t items = patches * 2 * heads * (kHead / 8);
-    launch(context, turn_kernel, dim3(unsigned((items + kTurnThreads - 1) / kTurnThreads)),
-           dim3(kTurnThreads), 0, p);
-    // Tiles of all segments, each rounded up: at most this many.
-    const int64_t tiles = std::min(patches / Shape::kRows + segments,
-                                   (max_len + Shape::kRows - 1) / Shape::kRows * segments);
-    launch(context, vision_attention_kernel<kHead>, dim3(unsigned(tiles), unsigned(heads)),
-           dim3(kFlashThreads), Shape::kSharedBytes, p);
+    launch(context, vision_attention_kernel<kHead>,
+           dim3(unsigned(p.most_tiles(Shape::kRows)), unsigned(heads)), dim3(kFlashThreads),
+           Shape::kSharedBytes, p);
   });
   return out;
 }

@@ -3,8 +3,8 @@
 // A block computes tiles of 128 rows x 256 weight rows (kUp: 128 gate and 128 up rows), K in steps
 // of 64 through a ring of four stages in shared memory, 48 KiB each, in the 128-byte swizzle:
 //
-//   warpgroup 0, producer    waits for a stage to be empty and fills it: weights always by TMA, rows
-//                            by TMA (one thread works) or, for kUp, gathered by cp.async (all do)
+//   warpgroup 0, producer    waits for a stage to be empty and fills it: weights by TMA, rows by TMA
+//                            too (one thread works) or, for kUp, gathered by cp.async (all do)
 //   warpgroups 1, 2          multiply 64 rows x 256 each from the full stages, accumulators in
 //                            registers, and store them
 //
@@ -36,6 +36,11 @@ constexpr int kRowBytes = kTileRows * kStepK * 2;
 constexpr int kWeightBytes = kTileWeights * kStepK * 2;
 constexpr int kStageBytes = kRowBytes + kWeightBytes;
 constexpr int kBarrierBytes = 2 * kStages * 8;
+// Of 168 a thread at the start. Gathering takes some, the dense epilogue most.
+template <Job kJob>
+constexpr int kProducerRegisters = kJob == Job::kUp ? 72 : 40;
+template <Job kJob>
+constexpr int kConsumerRegisters = (3 * 168 - kProducerRegisters<kJob>) / 2;
 static_assert(kTileWeights == 2 * kBox && kTileRows == kBox, "a block's half is one box");
 
 using List = WorkList<kTileRows, kCluster>;
@@ -97,8 +102,8 @@ __device__ void produce(const Shared& shared, const CUtensorMap& rows, const CUt
   }
 }
 
-// A warpgroup fills the stages. Its thread t copies the 16-byte chunk t % 8 of the rows t / 8 + 16 i.
-// A stage is reported one step later, when its copies have had time to come.
+// A warpgroup fills the stages. Its thread t copies the 16-byte chunk t % 8 of rows t / 8 + 16 i. A
+// stage is reported one step later, when its copies have had time to come.
 __device__ __forceinline__ void produce_gathered(const Shared& shared, const CUtensorMap& weights,
                                                  const Product& p, List list, int cluster,
                                                  int clusters, int rank) {
@@ -157,18 +162,29 @@ __device__ __forceinline__ void release(const Shared& shared, int stage) {
   if (lane < kCluster) mbarrier_arrive_cluster(shared.empty(stage), lane);
 }
 
+// Where this thread's two rows of the tile go in the result; -1 for rows that do not exist.
 template <Job kJob>
-__device__ __forceinline__ void store(const Product& p, const Tile& tile, int half,
-                                      float (&acc)[128]) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4, quad = lane % 4;
-  constexpr int kBlocks = kJob == Job::kUp ? 16 : 32;  // of 8 columns
-  const int first_column = tile.column * kBlocks * 8;
+__device__ __forceinline__ void result_rows(const Product& p, const Tile& tile, int half,
+                                            int (&rows)[2]) {
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const int r = 64 * half + 16 * warp + lane / 4 + 8 * h;
-    const bool exists = r < tile.rows;
-    int64_t row = tile.first_row + r;
-    if (kJob == Job::kDown && exists) row = p.order[row];
+    const int r = 64 * half + threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4 + 8 * h;
+    rows[h] = -1;
+    const int row = tile.first_row + r;
+    if (r < tile.rows) rows[h] = kJob == Job::kDown ? p.order[row] : row;
+  }
+}
+
+template <Job kJob>
+__device__ __forceinline__ void store(const Product& p, int column_tile, const int (&rows)[2],
+                                      float (&acc)[128]) {
+  const int quad = threadIdx.x % 4;
+  constexpr int kBlocks = kJob == Job::kUp ? 16 : 32;  // of 8 columns
+  const int first_column = column_tile * kBlocks * 8;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const bool exists = rows[h] >= 0;
+    const int64_t row = rows[h];
 #pragma unroll
     for (int b = 0; b < kBlocks; b += 4) {
       uint32_t packed[4];
@@ -203,8 +219,8 @@ __device__ __forceinline__ void store(const Product& p, const Tile& tile, int ha
 }
 
 // A warpgroup multiplies its 64 rows of every tile; it only hands the stages back where none of
-// them exists. The second one starts kLead steps later: one stores its results while the other still
-// multiplies, and the one that comes back first finds the units free and gets its lead again.
+// them exists. The second one starts kLead steps later: one stores its results while the other
+// still multiplies, and the one that comes back first finds the units free and gets its lead again.
 template <Job kJob>
 __device__ __forceinline__ void consume(const Shared& shared, const Product& p, List list,
                                         int cluster, int clusters, int rank, int half) {
@@ -221,6 +237,8 @@ __device__ __forceinline__ void consume(const Shared& shared, const Product& p, 
       }
       continue;
     }
+    int rows[2];
+    result_rows<kJob>(p, tile, half, rows);
     float acc[128];
     int previous = -1;
     for (int k = 0; k < p.k; k += kStepK, ring.advance()) {
@@ -246,7 +264,7 @@ __device__ __forceinline__ void consume(const Shared& shared, const Product& p, 
     wgmma_wait<0>();
     wgmma_fence_operands(acc);
     release(shared, previous);
-    store<kJob>(p, tile, half, acc);
+    store<kJob>(p, tile.column, rows, acc);
   }
 }
 
@@ -280,14 +298,14 @@ __global__ void ERNIE_CLUSTER(kCluster) __launch_bounds__(kThreads, 1)
   const int cluster = blockIdx.x / kCluster, clusters = gridDim.x / kCluster;
   const int warpgroup = __shfl_sync(0xffffffffu, threadIdx.x / 128, 0);
   if (warpgroup == 0) {
-    setmaxnreg_dec<72>();
+    setmaxnreg_dec<kProducerRegisters<kJob>>();
     if (kJob == Job::kUp) {
       produce_gathered(shared, weights, p, list, cluster, clusters, rank);
     } else if (threadIdx.x == 0) {
       produce<kJob>(shared, rows, weights, p, list, cluster, clusters, rank);
     }
   } else {
-    setmaxnreg_inc<216>();
+    setmaxnreg_inc<kConsumerRegisters<kJob>>();
     consume<kJob>(shared, p, list, cluster, clusters, rank, warpgroup - 1);
   }
   __syncwarp();
