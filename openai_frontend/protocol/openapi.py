@@ -68,7 +68,7 @@ def _operation(item: Operation, known: dict[type, dict[str, Any]]) -> dict[str, 
     if item.media_type:
         content[item.media_type] = {"schema": known[item.reply] if item.reply else {}}
     if item.streams:
-        content[EVENTS] = {"schema": {"type": "string"}}
+        content[EVENTS] = {}  # a schema here would be read as one of every event
     error = AnthropicErrorBody if item.path.startswith(ANTHROPIC_PATH) else ErrorBody
     result: dict[str, Any] = {
         "operationId": f"{item.method}{re.sub('[^a-z0-9]+', '_', item.path)}".strip("_"),
