@@ -75,9 +75,10 @@ class Preprocessor:
 
     def __init__(self, settings: PreprocessorSettings) -> None:
         folder = settings.model
-        self._max_model_len = settings.max_model_len
         self._limits = parse_limits(settings.limit_mm_per_prompt)
         self._config = load_model_config(folder)
+        # The engine may allow less, where memory is short; it says so itself then.
+        self._max_model_len = settings.max_model_len or self._config.max_position_embeddings
         self._defaults = load_sampling_defaults(folder)
         vision = self._config.vision
         options = load_processor_options(folder, vision) if vision else ProcessorOptions()
@@ -144,7 +145,8 @@ class Preprocessor:
             prompt, echo_text = self._completion(request)
         prompt = self._truncate(prompt, request.truncate_prompt_tokens)
         if request.op == "generate":
-            self._check_length(len(prompt.ids), sampling.min_tokens)
+            param = "messages" if is_chat else "prompt"
+            self._check_length(len(prompt.ids), sampling.min_tokens, param)
         thinking = None
         if opens_reasoning:
             thinking = thinking_spec(
@@ -235,7 +237,7 @@ class Preprocessor:
             opens_reasoning = rendered.opens_reasoning
         num_text_tokens = sum(len(piece) for piece in pieces if isinstance(piece, list))
         if request.truncate_prompt_tokens is None and request.op == "generate":
-            self._check_length(num_text_tokens + len(sources), 0)
+            self._check_length(num_text_tokens + len(sources), 0, "messages")
         loaded = self._loader.load(sources, media) if sources else []
         prompt = lay_out(pieces, [one.item for one in loaded], self._config)
         if given and len(prompt.ids) != len(given):
@@ -272,7 +274,7 @@ class Preprocessor:
         if num_tokens is None:
             return prompt
         if num_tokens == -1:
-            num_tokens = (self._max_model_len or self._config.max_position_embeddings) - 1
+            num_tokens = self._max_model_len - 1
         if num_tokens < 1 or prompt.spans:
             what = "the prompt holds media" if prompt.spans else "expected -1 or at least 1"
             raise InvalidRequestError(
@@ -296,15 +298,15 @@ class Preprocessor:
             text = given if isinstance(given, str) else self._tokenizer.decode(token_ids)
         return text_prompt(token_ids), text
 
-    def _check_length(self, num_tokens: int, min_tokens: int) -> None:
+    def _check_length(self, num_tokens: int, min_tokens: int, param: str) -> None:
         limit = self._max_model_len
         needed = num_tokens + max(1, min_tokens)
-        if 0 < limit < needed:
+        if limit < needed:
             wish = f" with min_tokens {min_tokens}" if min_tokens > 1 else ""
             raise ContextLengthError(
                 f"the prompt has {num_tokens} tokens{wish}; the model's context of {limit} tokens "
                 f"must hold the prompt and at least {max(1, min_tokens)} generated",
-                param="messages",
+                param=param,
             )
 
 

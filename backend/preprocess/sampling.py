@@ -9,7 +9,7 @@ import msgspec
 
 from backend.errors import InvalidRequestError
 from backend.preprocess.checkpoint import SamplingDefaults
-from backend.request import MAX_LOGIT_BIASES, SamplingParams
+from backend.request import MAX_LOGIT_BIASES, MAX_LOGPROBS, SamplingParams
 from backend.wire import GenerateRequest
 
 MAX_STOPS: Final = 16
@@ -88,6 +88,7 @@ def sampling_params(
     if not request.ignore_eos:
         stop_ids = [*stop_ids, *template_stop_ids]
     top_k = _or(request.top_k, defaults.top_k)
+    _check_max_tokens(request)
     max_tokens = request.max_completion_tokens
     return SamplingParams(
         temperature=_or(request.temperature, defaults.temperature),
@@ -106,6 +107,14 @@ def sampling_params(
         logit_bias=_logit_bias(request.logit_bias or {}, vocab_size),
         bad_words=tuple(bad_words),
     )
+
+
+def _check_max_tokens(request: GenerateRequest) -> None:
+    """Here and not by SamplingParams alone, so that the error has the client's own name for it."""
+    for name in ("max_completion_tokens", "max_tokens"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            raise InvalidRequestError(f"{name} is {value}; it must be at least 1", param=name)
 
 
 def _logit_bias(biases: Mapping[str, float], vocab_size: int) -> tuple[tuple[int, float], ...]:
@@ -155,6 +164,10 @@ def stop_strings(request: GenerateRequest) -> tuple[str, ...]:
 def _logprobs(request: GenerateRequest) -> int | None:
     """Chat: `logprobs` switches, `top_logprobs` counts. Completion: `logprobs` counts."""
     wanted, top = request.logprobs, request.top_logprobs
+    if top is not None and not 0 <= top <= MAX_LOGPROBS:
+        raise InvalidRequestError(
+            f"top_logprobs is {top}; it must be in [0, {MAX_LOGPROBS}]", param="top_logprobs"
+        )
     if request.messages is not None and wanted is not None and not isinstance(wanted, bool):
         raise InvalidRequestError(
             f"logprobs is {wanted}; for a chat it is true or false, and top_logprobs is a number",

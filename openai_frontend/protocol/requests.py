@@ -54,9 +54,15 @@ class ChatRequest(HttpRequest):
 
 
 class CompletionRequest(HttpRequest):
-    """Body of /v1/completions. `prompt`: text, token ids, or a list of either."""
+    """Body of /v1/completions. `prompt`: text, token ids, or a list of either.
+
+    `suffix` is refused, and `best_of` unless it is `n`: no model here fills in a middle, and no
+    answer is chosen from several.
+    """
 
     prompt: Any = None
+    suffix: Any = None
+    best_of: int | None = None
 
 
 R = TypeVar("R", bound=msgspec.Struct)
@@ -116,6 +122,16 @@ def check_messages(request: GenerateRequest) -> None:
 
 def check_completion(request: CompletionRequest) -> None:
     request.messages = None
+    if request.suffix:
+        raise InvalidRequestError(
+            "suffix is not supported: the models here only continue a text", param="suffix"
+        )
+    if request.best_of is not None and request.best_of != (request.n or 1):
+        raise InvalidRequestError(
+            f"best_of is {request.best_of}; it can only be n, which is {request.n or 1}",
+            param="best_of",
+        )
+    request.suffix = request.best_of = None
     check_messages(request)
     _check_common(request)
 

@@ -91,3 +91,26 @@ async def test_usage_chunk_and_stop_reason(make_client, parse_stream):
     chunks = parse_stream((await make_client(triton).post(URL, json=body)).text)
     assert chunks[-2]["usage"]["total_tokens"] == 10
     assert chunks[-3]["choices"][0]["stop_reason"] == "END"
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"suffix": "the end"}, "suffix"),
+        ({"suffix": {"temperature": 1}}, "suffix"),
+        ({"best_of": 3}, "best_of"),
+        ({"best_of": 3, "n": 2}, "best_of"),
+    ],
+)
+async def test_what_completions_cannot_do_is_refused(make_client, fields, param):
+    triton = FakeTriton([finish()])
+    reply = await make_client(triton).post(URL, json={"prompt": "x", **fields})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == param
+    assert triton.sent == []
+
+
+@pytest.mark.parametrize("fields", [{"suffix": ""}, {"suffix": None}, {"best_of": 2, "n": 2}])
+async def test_what_asks_for_nothing_more_is_answered(make_client, fields):
+    reply = await make_client(FakeTriton([finish()])).post(URL, json={"prompt": "x", **fields})
+    assert reply.status_code == 200

@@ -284,10 +284,19 @@ def test_the_context_is_exactly_as_long_as_it_says(make_preprocessor):
     fits = make_preprocessor(max_model_len=11)
     assert len(fits.prepare(as_request(prompt=ids), [], "r").prompt_ids) == 10
     full = make_preprocessor(max_model_len=10)
-    with pytest.raises(ContextLengthError, match=r"prompt has 10 tokens; .* context of 10 tokens"):
+    text = r"prompt has 10 tokens; .* context of 10 tokens"
+    with pytest.raises(ContextLengthError, match=text) as info:
         full.prepare(as_request(prompt=ids), [], "r")
+    assert info.value.param == "prompt"
     with pytest.raises(ContextLengthError, match=r"has 10 tokens with min_tokens 2; .* 11 tokens"):
         fits.prepare(as_request(prompt=ids, min_tokens=2), [], "r")
+
+
+def test_without_a_flag_the_context_is_the_models(prepare, config):
+    limit = config.max_position_embeddings
+    assert len(prepare(prompt=[20] * (limit - 1)).prompt_ids) == limit - 1
+    with pytest.raises(ContextLengthError, match=f"context of {limit} tokens"):
+        prepare(prompt=[20] * limit)
 
 
 def test_a_prompt_too_long_without_its_pictures_is_refused_before_fetching(make_preprocessor):

@@ -43,7 +43,7 @@ def test_max_completion_tokens_wins_over_max_tokens():
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens is 0; it must be in"),
+        ({"max_tokens": 0}, "max_tokens is 0; it must be at least 1"),
         ({"temperature": -0.1}, "temperature is -0.1"),
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"top_k": -2}, "top_k is -2"),
@@ -54,7 +54,7 @@ def test_max_completion_tokens_wins_over_max_tokens():
         ({"stop_token_ids": [1] * 257}, "257 ids; at most 256"),
         ({"top_logprobs": 3}, "top_logprobs is 3 but logprobs is not true"),
         ({"top_logprobs": 3, "logprobs": False}, "top_logprobs is 3 but logprobs is not true"),
-        ({"top_logprobs": 21, "logprobs": True}, "logprobs is 21; it must be in"),
+        ({"top_logprobs": 21, "logprobs": True}, "top_logprobs is 21; it must be in"),
         ({"logprobs": 5}, "logprobs is 5; for a chat it is true or false"),
         ({"prompt": "x", "logprobs": -1}, "logprobs is -1"),
     ],
