@@ -48,7 +48,7 @@ Tensor moe_up_large(const Tensor& x, const Routing& routing, const Tensor& up_ga
                     int num_groups) {
   expect(x, "x", DType::kBF16, {routing.num_tokens(), -1});
   expect(up_gate, "up_gate", DType::kBF16, {num_groups, -1, x.size(1)});
-  if (up_gate.size(1) % 2 != 0) fail("up_gate: " + up_gate.describe() + " has an odd number of rows");
+  if (up_gate.size(1) % 2 != 0) fail("up_gate: " + up_gate.describe() + " has an odd axis 1");
   const int m = static_cast<int>(up_gate.size(1) / 2);
   Tensor h = x.context().empty({routing.order.size(0), m}, DType::kBF16);
   run<Job::kUp>(x.context(),
