@@ -16,11 +16,12 @@ The machine should be idle. Ratios within one run mean more than the numbers.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import uvloop
 
 from scripts.bench_service import pipeline, routes
 
@@ -41,7 +42,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a paced stream")
     options = parser.parse_args()
     if options.pipeline:
-        asyncio.run(
+        uvloop.run(
             pipeline.measure(
                 options.model, options.streams, options.pace, options.seconds, options.grpc
             )

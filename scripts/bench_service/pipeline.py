@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from .clients import TritonClient, http_events
+from .cpu import CpuMeter
 from .server import Server, running
 
 PROBE_EVERY = 16
@@ -27,13 +28,16 @@ async def measure(model: str, num_streams: int, pace: float, seconds: float, is_
     with running(model, flags, settings) as server:
         open_stream = _GrpcRoute(server) if is_grpc else _HttpRoute(server)
         [quiet] = await _streams(open_stream, 1, min(num_tokens, 200))
+        meter = CpuMeter(server.pid)
         results = await _streams(open_stream, num_streams, num_tokens)
+        used = meter.used()
     began = max(result.first for result in results)
     ended = min(result.last for result in results)
     count = sum(result.count_between(began, ended) for result in results)
     late = [s for result in results for when, s in result.late if began < when <= ended]
     late_ms = np.array(late) * 1e3
     alone_ms = np.array([s for _, s in quiet.late]) * 1e3
+    num_events = sum(len(result.arrivals) for result in results)
     missing = sum(num_tokens - result.num_tokens for result in results)
     wanted = num_streams * pace
     print(
@@ -43,6 +47,14 @@ async def measure(model: str, num_streams: int, pace: float, seconds: float, is_
     print(
         f"added latency p50 {np.median(late_ms):.1f} ms, p99 {np.percentile(late_ms, 99):.1f} ms "
         f"(one stream alone: p50 {np.median(alone_ms):.1f} ms)"
+    )
+    print(
+        f"{num_events} events of {num_streams * num_tokens / num_events:.1f} tokens, "
+        f"{sum(used.values()) / num_events * 1e6:.0f} us of CPU each: "
+        + ", ".join(
+            f"{role} {s / num_events * 1e6:.0f}"
+            for role, s in sorted(used.items(), key=lambda item: -item[1])
+        )
     )
 
 
@@ -76,7 +88,7 @@ class _HttpRoute:
 
     async def __call__(self, body: dict[str, Any]) -> AsyncIterator[tuple[int, list[float]]]:
         async for data in http_events(self._port, "/v1/completions", body):
-            choice = json.loads(data)["choices"][0]
+            choice = msgspec.json.decode(data)["choices"][0]
             logprobs = choice.get("logprobs") or {"token_logprobs": []}
             yield len(choice.get("completion_token_ids") or ()), logprobs["token_logprobs"]
 
@@ -89,7 +101,7 @@ class _GrpcRoute:
 
     async def __call__(self, body: dict[str, Any]) -> AsyncIterator[tuple[int, list[float]]]:
         async for data in self._client.events(body):
-            event = json.loads(data)
+            event = msgspec.json.decode(data)
             due = [item["logprob"] for item in event.get("logprobs") or ()]
             yield len(event.get("token_ids") or ()), due
 

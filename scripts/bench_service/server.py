@@ -23,6 +23,7 @@ START_TIMEOUT_S = 300.0
 
 @dataclass(frozen=True)
 class Server:
+    pid: int
     http_port: int
     grpc_port: int
 
@@ -32,9 +33,9 @@ def running(
     model: str, flags: list[str], settings: dict[str, Any] | None = None
 ) -> Iterator[Server]:
     """`openai_frontend.api_server`, ready. Its log is shown when it does not start."""
-    server = Server(_free_port(), _free_port())
+    http_port, grpc_port = _free_port(), _free_port()
     command = [sys.executable, "-m", "openai_frontend.api_server", "--host", "127.0.0.1"]
-    command += ["--port", str(server.http_port), "--triton-grpc-port", str(server.grpc_port)]
+    command += ["--port", str(http_port), "--triton-grpc-port", str(grpc_port)]
     command += ["--max-concurrency", "2048", *flags]
     if model:
         command += ["--model", model]
@@ -44,8 +45,8 @@ def running(
             command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
         )
         try:
-            _wait_ready(process, server.http_port)
-            yield server
+            _wait_ready(process, http_port)
+            yield Server(process.pid, http_port, grpc_port)
         except RuntimeError:
             log.seek(0)
             sys.stderr.buffer.write(log.read())
