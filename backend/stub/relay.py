@@ -1,8 +1,9 @@
 """The postprocessor's duties towards the engine: acknowledge outputs, relay what ends a stream.
 
 A cancel of an ensemble request never reaches the engine step that is running. The postprocessor's
-steps do see it, so they tell the engine. Asking Triton costs a round trip, hence not more often
-than every POLL_S per stream.
+steps do see it, so they tell the engine. Asking Triton costs a round trip through one thread of
+the server, as much as half an output: hence not for every output, and the more streams there are,
+the less often for each.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from backend.errors import ErnieError
 from backend.shared_memory import CreditFile
 from backend.wire import Credit, EngineOutput
 
-CANCEL_POLL_S = 0.05
+MIN_POLL_S = 0.05
+MAX_POLL_S = 0.5
+"""Of one stream. With the credits' delay a cancel still reaches the engine within a second."""
+MAX_POLLS_PER_S = 500
 MAX_SILENCE_S = 3600.0
 """A stream whose engine stub died never ends; its state is dropped after this."""
 
@@ -58,7 +62,7 @@ class StreamRelay:
         if stream.was_stopped:
             return False
         if not wants_stop and now >= stream.next_poll:
-            stream.next_poll = now + CANCEL_POLL_S
+            stream.next_poll = now + self._poll_interval_s()
             wants_stop = is_cancelled()
         stream.was_stopped = wants_stop
         return wants_stop
@@ -79,6 +83,9 @@ class StreamRelay:
         for file in self._files.values():
             file.close()
         self._files.clear()
+
+    def _poll_interval_s(self) -> float:
+        return min(max(len(self._open) / MAX_POLLS_PER_S, MIN_POLL_S), MAX_POLL_S)
 
     def _file(self, name: str) -> CreditFile | None:
         file = self._files.get(name)

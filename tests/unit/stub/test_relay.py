@@ -105,6 +105,26 @@ def test_triton_is_asked_at_most_every_50_ms_per_stream(relay, clock):
     assert all(15 <= client.num_asked <= 21 for client in clients.values())
 
 
+def test_many_streams_together_ask_no_more_than_500_times_a_second(relay, clock):
+    client = Client()
+    for seq in range(100):  # 200 streams for 2 s
+        clock[0] += 0.02
+        for key in range(200):
+            relay.should_stop(output(seq, str(key)), client.is_cancelled, False)
+    first_outputs = 200
+    assert 800 <= client.num_asked - first_outputs <= 1000
+
+
+def test_a_cancel_among_very_many_streams_is_seen_within_half_a_second(relay, clock):
+    client = Client()
+    for key in range(2000):
+        relay.should_stop(output(0, str(key)), lambda: False, False)
+    relay.should_stop(output(0), client.is_cancelled, False)
+    client.cancelled = True
+    clock[0] += 0.5
+    assert relay.should_stop(output(1), client.is_cancelled, False)
+
+
 def test_a_stream_that_ended_by_its_text_is_stopped_once(relay):
     client = Client()
     answers = [relay.should_stop(output(seq), client.is_cancelled, True) for seq in range(3)]
