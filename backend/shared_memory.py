@@ -99,15 +99,16 @@ class CreditFile:
     """Int64 counters in one file, one per stream: how many outputs were acknowledged so far.
 
     A counter only ever grows and has one writer, the postprocessor; the engine's stub compares it
-    with where it stood when the stream began. Aligned 8-byte reads and writes are atomic.
+    with where it stood when the stream began. Aligned 8-byte reads and writes are atomic. Behind
+    the slots stands one more, the sum of all.
     """
 
     def __init__(self, name: str, descriptor: int, lock: int | None) -> None:
         """`lock`: the descriptor that holds the maker's lock, in the process that made the file."""
         self.name = name
-        self.num_slots = os.fstat(descriptor).st_size // 8
+        self.num_slots = os.fstat(descriptor).st_size // 8 - 1
         self._lock = lock
-        self._map = mmap.mmap(descriptor, self.num_slots * 8)
+        self._map = mmap.mmap(descriptor, (self.num_slots + 1) * 8)
         self._counters = memoryview(self._map).cast("q")
 
     @classmethod
@@ -121,7 +122,7 @@ class CreditFile:
                 # Another server's sweep came between the two lines above.
                 os.close(descriptor)
                 return cls.create(num_slots)
-            _reserve(descriptor, num_slots * 8)
+            _reserve(descriptor, (num_slots + 1) * 8)
             return cls(name, descriptor, lock=descriptor)
         except OSError:
             _unlink(name)
@@ -148,12 +149,13 @@ class CreditFile:
 
     def total(self) -> int:
         """The sum of all counters."""
-        return int(np.frombuffer(self._counters, np.int64).sum())
+        return self._counters[self.num_slots]
 
     def bump(self, slot: int) -> None:
         """Acknowledge one output. A slot that does not exist is ignored."""
         if 0 <= slot < self.num_slots:
             self._counters[slot] += 1
+            self._counters[self.num_slots] += 1
 
     def remove(self) -> None:
         """Remove the file if this process made it; maps of it stay valid."""

@@ -121,7 +121,14 @@ class EngineClient:
                 if output.is_last:
                     self._count_end(output)
                 items.append((stream, output))
-        self._sender.push(items)
+        if items:
+            self._sender.push(items)
+
+    def on_tokens(self, tokens: dict[str, list[int]]) -> None:
+        """New tokens, by stream key, of streams that go on."""
+        with self._lock:
+            streams = [self._streams.get(key) for key in tokens]
+        self._sender.push_tokens(zip(streams, tokens.values(), strict=True))
 
     def on_down(self, error: EngineUnavailableError) -> None:
         """The engine died, and with it every request it had."""

@@ -131,7 +131,7 @@ class EngineLoop:
         outputs = self._core.step()
         self._num_steps += 1
         if outputs:
-            self._connection.send(Outputs(outputs))
+            self._connection.send(Outputs.of_step(outputs))
         if not self._core.has_work():
             self._check_integrity()
             self._next_heartbeat = 0.0  # whoever waits for "idle" learns it now

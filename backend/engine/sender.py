@@ -50,10 +50,19 @@ class Sender:
         with self._condition:
             for stream, output in items:
                 stream.add(output)
-                if stream.is_queued or not stream.is_sendable:
+                if not stream.is_queued and stream.is_sendable:
+                    self._queue(stream)
+            self._condition.notify()
+
+    def push_tokens(self, items: Iterable[tuple[Stream | None, list[int]]]) -> None:
+        """The short way for outputs that are nothing but tokens; None is a stream that is gone."""
+        with self._condition:
+            for stream, token_ids in items:
+                if stream is None:
                     continue
-                stream.is_queued = True
-                (self._ready if stream.num_sent else self._first).append(stream)
+                stream.add_tokens(token_ids)
+                if not stream.is_queued and not stream.request.collect:
+                    self._queue(stream)
             self._condition.notify()
 
     def close(self, timeout_s: float = 2.0) -> None:
@@ -63,6 +72,10 @@ class Sender:
             self._condition.notify()
         self._thread.join(timeout_s)
         self._slots.remove()
+
+    def _queue(self, stream: Stream) -> None:
+        stream.is_queued = True
+        (self._ready if stream.num_sent else self._first).append(stream)
 
     def _run(self) -> None:
         while True:

@@ -45,6 +45,12 @@ class Stream:
         else:
             merge(self.pending, output)
 
+    def add_tokens(self, token_ids: list[int]) -> None:
+        if self.pending is None:
+            self.pending = EngineOutput(self.key, 0, token_ids=token_ids)
+        else:
+            self.pending.token_ids += token_ids
+
     @property
     def is_sendable(self) -> bool:
         """A collected stream has something to send only when it is complete."""

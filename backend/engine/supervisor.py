@@ -54,6 +54,7 @@ class Listener(Protocol):
     """Called by the supervisor's thread; must not block."""
 
     def on_outputs(self, outputs: list[EngineOutput]) -> None: ...
+    def on_tokens(self, tokens: dict[str, list[int]]) -> None: ...
     def on_down(self, error: EngineUnavailableError) -> None: ...
 
 
@@ -217,6 +218,7 @@ class Supervisor:
                 message, _ = connection.receive()
                 self._last_heartbeat = time.monotonic()
                 if isinstance(message, Outputs):
+                    self._listener.on_tokens(message.tokens)
                     self._listener.on_outputs(message.outputs)
                 elif isinstance(message, Heartbeat):
                     self._stats = message.stats or self._stats

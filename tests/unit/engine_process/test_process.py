@@ -24,7 +24,7 @@ from backend.engine.protocol import (
     pack_arrays,
 )
 from backend.request import FinishReason
-from backend.wire import PixelHandle
+from backend.wire import EngineOutput, PixelHandle
 from tests.unit.engine_process.fake_core import FakeCore
 
 
@@ -60,9 +60,14 @@ class Engine:
         """All outputs of a stream up to its last."""
         outputs = []
         while not outputs or not outputs[-1].is_last:
-            batch = self.receive(Outputs).outputs
-            outputs += [output for output in batch if output.stream_key == key]
+            outputs += [o for o in whole(self.receive(Outputs)) if o.stream_key == key]
         return outputs
+
+
+def whole(message):
+    """All outputs of one step."""
+    tokens = message.tokens.items()
+    return [*(EngineOutput(key, 0, token_ids=ids) for key, ids in tokens), *message.outputs]
 
 
 @pytest.fixture
@@ -117,7 +122,7 @@ def test_a_stream_is_stopped_while_it_runs(engine, make_request, prompt):
     engine.receive(Outputs)
     engine.connection.send(StopStream("k"))
     engine.connection.send(StopStream("unknown"))
-    while (output := engine.receive(Outputs).outputs[0]).finish_reason is None:
+    while (output := whole(engine.receive(Outputs))[0]).finish_reason is None:
         pass
     assert output.finish_reason is FinishReason.ABORT
 
@@ -168,7 +173,7 @@ def test_the_real_process_serves_and_ends_with_its_connection(settings, make_req
     while num_tokens < 3:
         message, _ = connection.receive()
         if isinstance(message, Outputs):
-            num_tokens += sum(len(output.token_ids) for output in message.outputs)
+            num_tokens += sum(len(output.token_ids) for output in whole(message))
     connection.close()
     assert process.wait(5) == 0
     process.stderr.close()

@@ -18,7 +18,8 @@ from backend.engine.protocol import (
     unpack_arrays,
 )
 from backend.errors import InternalError
-from backend.wire import EngineOutput, EngineRequest
+from backend.request import FinishReason
+from backend.wire import EngineOutput, EngineRequest, TokenLogprob
 
 
 @pytest.fixture
@@ -54,6 +55,19 @@ def test_every_message_arrives_as_it_was_sent(blobs, key, token_ids):
     assert right.receive() == (Heartbeat({"running": 1}), [])
     left.close()
     right.close()
+
+
+def test_only_what_is_nothing_but_tokens_travels_as_such():
+    logprob = TokenLogprob(5, -0.5)
+    plain = [EngineOutput("a", 0, token_ids=[1]), EngineOutput("b", 0, token_ids=[2, 3])]
+    others = [
+        EngineOutput("c", 0, token_ids=[4], finish_reason=FinishReason.STOP),
+        EngineOutput("d", 0, token_ids=[5], logprobs=[logprob]),
+        EngineOutput("e", 0, error=InternalError("broken").info()),
+    ]
+    message = Outputs.of_step([plain[0], *others, plain[1]])
+    assert message.tokens == {"a": [1], "b": [2, 3]}
+    assert message.outputs == others
 
 
 @pytest.mark.parametrize("num_tokens", [1, 100_000])

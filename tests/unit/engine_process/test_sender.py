@@ -47,6 +47,24 @@ def test_outputs_arrive_in_order_and_complete(sender, make_stream):
         assert numbers == list(range(len(numbers)))
 
 
+def test_bare_tokens_merge_with_whole_outputs_in_order(sender, make_stream):
+    stream, gone = make_stream(), None
+    for value in range(0, 50, 2):
+        sender.push_tokens([(stream, [value]), (gone, [7])])
+        sender.push([(stream, token(value + 1, last=value == 48))])
+    stream.responder.wait()
+    assert stream.responder.token_ids == list(range(50))
+
+
+def test_bare_tokens_of_a_collected_stream_wait_for_its_end(sender, make_stream):
+    stream = make_stream(collect=True)
+    for value in range(10):
+        sender.push_tokens([(stream, [value])])
+    sender.push([(stream, token(10, last=True))])
+    stream.responder.wait()
+    assert [output.token_ids for output in stream.responder.outputs] == [list(range(11))]
+
+
 def test_only_one_thread_ever_sends(sender, make_stream):
     threads = set()
     streams = [make_stream(str(index)) for index in range(8)]

@@ -11,6 +11,7 @@ from backend.engine import supervisor as supervisor_module
 from backend.engine.protocol import Submit, pack_arrays
 from backend.engine.supervisor import Supervisor, engine_command
 from backend.errors import EngineUnavailableError
+from backend.wire import EngineOutput
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,6 +24,9 @@ class FakeListener:
 
     def on_outputs(self, outputs):
         self.outputs += outputs
+
+    def on_tokens(self, tokens):
+        self.outputs += [EngineOutput(key, 0, token_ids=ids) for key, ids in tokens.items()]
 
     def on_down(self, error):
         self.errors.append(error)

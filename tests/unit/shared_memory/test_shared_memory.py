@@ -119,9 +119,11 @@ def test_acknowledgements_are_seen_by_the_owner(folder):
     assert other.num_slots == 8
     other.bump(3)
     other.bump(3)
-    assert (owner.count(3), owner.count(2)) == (2, 0)
+    other.bump(7)
+    assert (owner.count(3), owner.count(2), owner.count(7)) == (2, 0, 1)
     other.bump(8)
     other.bump(-1)
+    assert owner.total() == 3
     other.close()
     assert (folder / owner.name).exists()
     owner.close()
