@@ -228,7 +228,7 @@ def converse(talk: Conversation, screen: Screen, seed: int) -> None:
 
     screen.title("A printed word")
     printed_word = word(random, False)
-    printed = paint_text(random, printed_word, False, (196, 112))
+    printed = paint_text(random, printed_word, (196, 112))
     screen.said("drawn", printed_word, _DIM)
     screen.preview(printed.pixels)
     talk.ask("Read the word.", printed)

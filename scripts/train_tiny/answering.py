@@ -30,7 +30,7 @@ class TorchAnswerer:
 
     @torch.inference_mode()
     def answers(
-        self, cases: Sequence[Case], batch_size: int, max_new_tokens: int = 220
+        self, cases: Sequence[Case], batch_size: int, max_new_tokens: int = 320
     ) -> Iterator[tuple[Case, Reply]]:
         """Each case with its reply; cases of like length are answered together."""
         examples = [self._prompter.example(case.sample) for case in cases]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import io
 import math
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -18,6 +17,9 @@ from .scene import Item, Random, Scene, background_colour, item_rgb
 Color = tuple[int, int, int]
 _SHAPE_NAMES = tuple(shape.en for shape in SHAPES)
 _MIN_SIDE, _MAX_SIDE = 56, 640
+# Printed text has Pillow's own font ("") or Roboto: both are on every machine, so that a seed draws
+# the same picture everywhere.
+FACES = ("", str(FONT))
 
 
 def picture_size(random: Random) -> tuple[int, int]:
@@ -137,51 +139,23 @@ def finish(random: Random, image: Image.Image) -> Picture:
 
 
 @functools.cache
-def faces() -> tuple[str, ...]:
-    """Fonts of printed text: Pillow's own (""), Roboto, and the plotting library's if installed.
-
-    The first two are on every machine; only they are used for held-out pictures.
-    """
-    return ("", str(FONT), *_plotting_fonts())
-
-
-NUM_COMMON_FACES = 2
-
-
-def _plotting_fonts() -> tuple[str, ...]:
-    try:
-        import matplotlib
-    except ImportError:
-        return ()
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-    names = ("DejaVuSans.ttf", "DejaVuSans-Bold.ttf", "DejaVuSerif.ttf", "DejaVuSansMono.ttf")
-    return tuple(str(folder / name) for name in names if (folder / name).exists())
-
-
-@functools.cache
 def _font(size: int, face: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    path = faces()[face]
+    path = FACES[face]
     return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
 
 
-def _pick_face(random: Random, held_out: bool) -> int:
-    common = held_out or random.random() < 0.75
-    return int(random.integers(NUM_COMMON_FACES if common else len(faces())))
-
-
-def paint_text(
-    random: Random, text: str, held_out: bool, size: tuple[int, int] | None = None
-) -> Picture:
+def paint_text(random: Random, text: str, size: tuple[int, int] | None = None) -> Picture:
     """`text` printed once, large enough to stay legible at the model's resolution."""
     size = size or picture_size(random)
     width, height = size
-    face = _pick_face(random, held_out)
-    # What the model sees has at most 224 × 224 pixels; letters should keep 16 rows of them.
+    face = int(random.integers(len(FACES)))
+    # What the model sees has at most 224 × 224 pixels; capitals should keep 20 rows of them, so
+    # that hardly more than two letters share the 28 × 28 pixels of one token.
     shrink = max(1.0, math.sqrt(width * height) / 224)
     probe = _font(40, face).getbbox(text)
     text_width, text_height = (probe[2] - probe[0]) / 40, (probe[3] - probe[1]) / 40
     largest = min(width * 0.94 / text_width, height * 0.9 / max(text_height, 0.5))
-    smallest = min(largest, 23 * shrink)
+    smallest = min(largest, 28 * shrink)
     points = max(8, int(random.uniform(smallest, min(largest, smallest * 3.2))))
     left, top, right, bottom = _font(points, face).getbbox(text)
     paper, ink = _paper_and_ink(random)

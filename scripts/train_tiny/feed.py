@@ -38,7 +38,7 @@ class Feed:
         warm_up: int,
         first_chunk: int = 0,
         thinking: float = 0.45,
-        shares: dict[str, float] | None = None,
+        plan: str = "first",
     ) -> None:
         self._pool = pool
         self._limits = limits
@@ -47,10 +47,10 @@ class Feed:
         self._spool = Path(tempfile.mkdtemp(prefix="train-tiny-", dir=_fast_folder()))
         context = multiprocessing.get_context("spawn")
         self._made: Any = context.Queue(num_workers * _QUEUE_PER_WORKER)
-        plan = (seed, first_chunk, num_workers, thinking, shares)
+        orders = (seed, first_chunk, num_workers, thinking, plan)
         self._workers = [
             context.Process(
-                target=work, args=(folder, self._spool, self._made, rank, plan), daemon=True
+                target=work, args=(folder, self._spool, self._made, rank, orders), daemon=True
             )
             for rank in range(num_workers)
         ]

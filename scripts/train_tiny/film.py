@@ -19,8 +19,8 @@ from .scene import Item, Random, background_colour, item_rgb
 
 _NEVER = math.inf
 # (width, height): some that are not resized at all, some that are.
-_NATIVE_SIZES = ((196, 196), (168, 224), (224, 168), (196, 168), (168, 196))
-_USUAL_SIZES = ((320, 240), (240, 320), (256, 144), (224, 224), (200, 150), (180, 240))
+_NATIVE_SIZES = ((196, 196), (224, 224), (168, 224), (252, 196), (224, 168), (196, 252))
+_USUAL_SIZES = ((320, 240), (240, 320), (320, 180), (256, 256), (256, 192), (180, 240))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,14 +93,21 @@ def film_background(random: Random, used: set[int]) -> Image.Image:
     """A backdrop of a size that shrinks to what the model sees, or is already that."""
     kind = random.random()
     if kind < 0.55:
-        width, height = _NATIVE_SIZES[int(random.integers(len(_NATIVE_SIZES)))]
+        size = _NATIVE_SIZES[int(random.integers(len(_NATIVE_SIZES)))]
     elif kind < 0.92:
-        width, height = _USUAL_SIZES[int(random.integers(len(_USUAL_SIZES)))]
+        size = _USUAL_SIZES[int(random.integers(len(_USUAL_SIZES)))]
     else:
-        scale = random.uniform(1.0, 1.9)
+        scale = random.uniform(1.2, 2.0)
         ratio = math.exp(random.uniform(-0.45, 0.45))
-        width, height = int(160 * scale * ratio), int(160 * scale / ratio)
-    return paint_background(random, (width, height), background_colour(random, used, light=True))
+        size = int(160 * scale * ratio), int(160 * scale / ratio)
+    return paint_background(random, size, background_colour(random, used, light=True))
+
+
+def light_background(random: Random) -> Image.Image:
+    """Plain and bright, of a size that is not resized: where a stamp is learnt most easily."""
+    size = _NATIVE_SIZES[int(random.integers(len(_NATIVE_SIZES)))]
+    shade = int(random.uniform(200, 255))
+    return Image.new("RGB", size, (shade, shade, shade))
 
 
 def cell_center(random: Random, place: int, spread: float = 0.04) -> tuple[float, float]:

@@ -26,29 +26,82 @@ TASKS: dict[str, Maker] = {
     "unknown": unknown.make,
     "first_look": pictures.first_look,
     "first_digits": reading.first_look,
+    # Practice: kinds of question that are hard, and many small ones at once. Never measured.
+    "practice_pictures": pictures.practice,
+    "practice_several": pictures.several,
+    "practice_words": reading.make_word,
+    "practice_comparing": comparing.practice,
+    "practice_timing": films.make_time,
+    "practice_stamps": films.stamps,
 }
-SHARES: dict[str, float] = {
-    "pictures": 0.24,
-    "reading": 0.27,
-    "comparing": 0.10,
-    "films": 0.19,
-    "tools": 0.15,
-    "chat": 0.025,
-    "completion": 0.008,
-    "zoom": 0.004,
-    "unknown": 0.013,
+Shares = dict[str, float]
+_TEXT: Shares = {
+    "tools": 0.13,
+    "chat": 0.015,
+    "completion": 0.005,
+    "zoom": 0.003,
+    "unknown": 0.010,
+}
+SHARES: Shares = {
+    "pictures": 0.12,
+    "practice_pictures": 0.07,
+    "practice_several": 0.08,
+    "reading": 0.13,
+    "practice_words": 0.07,
+    "comparing": 0.08,
+    "practice_comparing": 0.08,
+    "films": 0.07,
+    "practice_timing": 0.07,
+    "practice_stamps": 0.07,
+    **_TEXT,
 }
 # The first examples are mostly easy pictures: once colours are told from pictures, the rest follows.
-FIRST_EXAMPLES = 60_000
-FIRST_SHARES = {
-    "first_look": 0.47,
+_FIRST: Shares = {
+    "first_look": 0.45,
     "first_digits": 0.2,
     "pictures": 0.1,
     "reading": 0.1,
-    "films": 0.03,
+    "practice_stamps": 0.05,
     "tools": 0.08,
     "chat": 0.02,
 }
+# What many right answers need is practised alone at first: to read stamps, to look up by shape.
+_PRACTICE: Shares = {
+    "pictures": 0.04,
+    "practice_pictures": 0.08,
+    "practice_several": 0.14,
+    "reading": 0.10,
+    "practice_words": 0.05,
+    "comparing": 0.04,
+    "practice_comparing": 0.10,
+    "films": 0.05,
+    "practice_timing": 0.08,
+    "practice_stamps": 0.20,
+    **_TEXT,
+}
+# Films ask the most of the model: to find a frame and to read it.
+_FILMS: Shares = {
+    **SHARES,
+    "reading": 0.10,
+    "practice_comparing": 0.06,
+    "films": 0.09,
+    "practice_timing": 0.11,
+    "practice_stamps": 0.11,
+}
+# The shares of the examples before each number; None: of all that follow.
+Plan = tuple[tuple[int | None, Shares], ...]
+PLANS: dict[str, Plan] = {
+    "first": ((60_000, _FIRST), (250_000, _PRACTICE), (None, SHARES)),
+    "further": ((250_000, _PRACTICE), (None, SHARES)),
+    "films": ((250_000, _PRACTICE), (None, _FILMS)),
+}
+
+
+def shares_at(plan: str, index: int) -> Shares:
+    """What example `index` of a training stream is drawn from."""
+    return next(shares for end, shares in PLANS[plan] if end is None or index < end)
+
+
 _SYSTEM_TEXTS = {
     "en": (
         "You are a helpful assistant.",
@@ -69,12 +122,10 @@ def random_of(seed: int, index: int, held_out: bool) -> Random:
 
 
 def training_sample(
-    seed: int, index: int, shares: dict[str, float] | None = None, thinking: float = 0.45
+    seed: int, index: int, shares: Shares = SHARES, thinking: float = 0.45
 ) -> Sample:
     """Sample `index` of the endless training stream of `seed`; always the same one."""
     random = random_of(seed, index, held_out=False)
-    if shares is None:
-        shares = FIRST_SHARES if index < FIRST_EXAMPLES else SHARES
     weights = np.array(list(shares.values()))
     task = list(shares)[int(random.choice(len(weights), p=weights / weights.sum()))]
     return make_sample(task, random, held_out=False, thinking=bool(random.random() < thinking))

@@ -34,11 +34,11 @@ class Limits:
 
     @property
     def text(self) -> int:
-        return self.tokens * 3 // 4
+        return self.tokens * 5 // 8
 
     @property
     def vision(self) -> int:
-        return self.tokens * 3 // 8
+        return self.tokens * 7 // 16
 
     @property
     def media(self) -> int:
@@ -46,7 +46,7 @@ class Limits:
 
     @property
     def patches(self) -> int:
-        return self.tokens * 2
+        return self.tokens * 5 // 2
 
     @property
     def answers(self) -> int:

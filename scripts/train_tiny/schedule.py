@@ -21,6 +21,7 @@ class Schedule:
     step: int = 0
     warm_up: float = 0.02
     floor: float = 0.02
+    repainting: float = 1.0
     _began: float = field(default_factory=time.monotonic)
 
     def start(self) -> None:
@@ -51,5 +52,5 @@ class Schedule:
         return 1e-3 * min(1.0, 4 * (1 - self.progress))
 
     def repainting_weight(self) -> float:
-        """1 at first, nothing from a third of the run on."""
-        return max(0.0, 1 - 3 * self.progress)
+        """`repainting` at first, nothing from a third of the run on."""
+        return self.repainting * max(0.0, 1 - 3 * self.progress)

@@ -21,6 +21,7 @@ from scripts.train_tiny import vocabulary
 from scripts.train_tiny.architecture import flat_config, transformers_config
 from scripts.train_tiny.feed import Feed
 from scripts.train_tiny.files import write_settings
+from scripts.train_tiny.mixture import PLANS
 from scripts.train_tiny.plot import draw_loss_curve
 from scripts.train_tiny.pool import Limits, Pool
 from scripts.train_tiny.processing import CHECKPOINT
@@ -48,8 +49,10 @@ def main() -> None:
         load_weights(model, config, options.weights)
     print(f"{sum(p.numel() for p in model.parameters())} parameters on {device}", flush=True)
 
-    schedule = Schedule(options.minutes, options.steps, options.learning_rate)
-    trainer = Trainer(model, device, schedule)
+    schedule = Schedule(
+        options.minutes, options.steps, options.learning_rate, repainting=options.repainting
+    )
+    trainer = Trainer(model, device, schedule, options.vision_rate, bool(options.compile))
     if options.resume:
         trainer.load_state(options.resume)
     boundaries = tuple(
@@ -73,16 +76,21 @@ def main() -> None:
         options.warm_up,
         first_chunk,
         options.thinking,
+        options.plan,
     )
     options.out.mkdir(parents=True, exist_ok=True)
+    write_settings(options.out)
+
+    def save() -> None:
+        export_weights(model, config, options.out)
+        trainer.write_log(options.out / "training_log.json")
+
     began = time.monotonic()
     feed.start_workers()
     try:
         trainer.prepare(pool, limits)
         feed.start()
-        trainer.run(
-            feed, pool, options.pause_after * 60, lambda: export_weights(model, config, options.out)
-        )
+        trainer.run(feed, pool, options.pause_after * 60, save)
     except RuntimeError as error:  # what was learnt so far is exported all the same
         print(f"stopped: {error}", flush=True)
     finally:
@@ -92,13 +100,10 @@ def main() -> None:
         flush=True,
     )
 
-    options.out.mkdir(parents=True, exist_ok=True)
     if options.state:
         trainer.save_state(options.state)
-    trainer.write_log(options.out / "training_log.json")
+    save()
     draw_loss_curve(trainer.log, options.out / "loss_curve.png")
-    export_weights(model, config, options.out)
-    write_settings(options.out)
     if options.hf:
         (options.out / "hf").mkdir(exist_ok=True)
         export_weights(model, config, options.out / "hf", "hf")
@@ -113,10 +118,14 @@ def _summary(
     last = trainer.log[-1] if trainer.log else {}
     return {
         "seed": options.seed,
+        "plan": options.plan,
+        "began_from": options.weights.name if options.weights else None,
         "steps": schedule.step,
         "training_seconds": round(schedule.spent_s),
         "tokens_per_batch": options.tokens,
         "peak_learning_rate": options.learning_rate,
+        "vision_rate": options.vision_rate,
+        "repainting": options.repainting,
         "examples_made": last.get("examples_made"),
         "final_loss": last.get("loss"),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
@@ -135,12 +144,24 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--resume", type=Path, help="go on from a --state file")
     parser.add_argument("--weights", type=Path, help="start from this exported checkpoint")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument(
+        "--vision-rate", type=float, default=0.5, help="learning rate of the vision tower: a share"
+    )
     parser.add_argument("--tokens", type=int, default=40_960, help="tokens in a batch")
     parser.add_argument("--thinking", type=float, default=0.45, help="share of thinking samples")
+    parser.add_argument(
+        "--plan", choices=sorted(PLANS), default="first", help="the others go with --weights"
+    )
+    parser.add_argument(
+        "--repainting", type=float, default=1.0, help="weight of that loss at first"
+    )
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 2))
     parser.add_argument("--warm-up", type=int, default=8000, help="examples before the first step")
     parser.add_argument("--pool-patches", type=int, default=100_000_000)
     parser.add_argument("--pool-examples", type=int, default=4_000_000)
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="fuse kernels with torch.compile"
+    )
     parser.add_argument("--hf", action="store_true", help="write the HF layout too")
     parser.add_argument(
         "--smoke", action="store_true", help="a few tiny steps that touch everything"

@@ -25,8 +25,6 @@ WEIGHT_DECAY = 0.03
 MAX_GRADIENT_NORM = 1.0
 # Scores lie between 0 and 1: a bias beyond this would decide alone.
 MAX_BIAS = 0.4
-# The vision tower and the resampler learn at a share of the peak learning rate.
-VISION_RATE = 0.5
 
 
 def initialise(model: Any, seed: int) -> None:
@@ -59,12 +57,25 @@ class Trainer:
     wait for Python. Every batch therefore has the sizes of `limits`.
     """
 
-    def __init__(self, model: Any, device: torch.device, schedule: Schedule) -> None:
+    def __init__(
+        self,
+        model: Any,
+        device: torch.device,
+        schedule: Schedule,
+        vision_rate: float,
+        compiled: bool = False,
+    ) -> None:
+        """`vision_rate`: the vision tower and the resampler learn at this share of the rate.
+
+        `compiled`: fuse the forward pass's kernels with torch.compile.
+        """
+        self._vision_share = vision_rate
         self.model = model.to(device).train()
         self.device = device
         self.schedule = schedule
         self._on_gpu = device.type == "cuda"
         self.forward = TrainingForward(model, ragged_kernel=self._on_gpu).to(device).train()
+        self._pass: Any = torch.compile(self.forward, dynamic=False) if compiled else self.forward
         self._rate = torch.zeros((), device=device)
         self._balance_rate = torch.zeros((), device=device)
         self._vision_rate = torch.zeros((), device=device)
@@ -117,7 +128,7 @@ class Trainer:
 
     def _train(self, step: Step, pool: Pool) -> None:
         self._rate.fill_(self.schedule.learning_rate())
-        self._vision_rate.fill_(self.schedule.learning_rate() * VISION_RATE)
+        self._vision_rate.fill_(self.schedule.learning_rate() * self._vision_share)
         self._repainting_weight.fill_(self.schedule.repainting_weight())
         self._balance_rate.fill_(self.schedule.balance_rate())
         if self._graph is None or self._static is None:
@@ -132,7 +143,7 @@ class Trainer:
         self._optimizer.zero_grad(set_to_none=True)
         device = self.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self._on_gpu, cache_enabled=False):
-            losses, right, repainting = self.forward(step, pool.patches)
+            losses, right, repainting = self._pass(step, pool.patches)
         learnt = (step.labels >= 0).float()
         answers = losses.sum() / learnt.sum().clamp(min=1)
         (answers + self._repainting_weight * repainting).backward()

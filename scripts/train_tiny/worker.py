@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .chunk import Chunk
-from .mixture import training_sample
+from .mixture import shares_at, training_sample
 from .prompt import Prompter
 
 CHUNK_SIZE = 96
@@ -28,12 +28,12 @@ GROUP_NAMES = tuple(dict.fromkeys(_GROUPS.values()))
 
 def work(folder: Path, spool: Path, made: Any, rank: int, plan: tuple[Any, ...]) -> None:
     """Make chunk after chunk; worker `rank` of n makes chunks first + rank, + n, ..."""
-    seed, number, num_workers, thinking, shares = plan
+    seed, number, num_workers, thinking, shares_plan = plan
     number += rank
     try:
         prompter = Prompter(folder)
         while True:
-            chunk, patches = make_chunk(prompter, seed, number, thinking, shares)
+            chunk, patches = make_chunk(prompter, seed, number, thinking, shares_plan)
             path = spool / f"{number}.bin"
             patches.tofile(path)
             made.put((chunk, str(path)))
@@ -44,11 +44,13 @@ def work(folder: Path, spool: Path, made: Any, rank: int, plan: tuple[Any, ...])
 
 
 def make_chunk(
-    prompter: Prompter, seed: int, number: int, thinking: float, shares: dict[str, float] | None
+    prompter: Prompter, seed: int, number: int, thinking: float, shares_plan: str
 ) -> tuple[Chunk, np.ndarray]:
     """Examples number·CHUNK_SIZE … of the training stream; the chunk's patches beside it."""
     indices = range(number * CHUNK_SIZE, (number + 1) * CHUNK_SIZE)
-    samples = [training_sample(seed, index, shares, thinking) for index in indices]
+    samples = [
+        training_sample(seed, index, shares_at(shares_plan, index), thinking) for index in indices
+    ]
     examples = [prompter.example(sample) for sample in samples]
     tasks = [_task_number(sample.task) for sample in samples]
     return Chunk.of(examples, tasks)

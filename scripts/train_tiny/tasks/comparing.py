@@ -16,7 +16,30 @@ Dialogue = tuple[Pair, str, str]
 
 def make(random: Random, language: str, held_out: bool) -> Sample:
     """A question about Picture 1 and Picture 2, one to four objects each."""
-    name, dialogue = _KINDS[int(random.choice(len(_KINDS), p=_SHARES))]
+    return _make(random, language, held_out, int(random.choice(len(_KINDS), p=_SHARES)))
+
+
+def practice(random: Random, language: str, held_out: bool) -> Sample:
+    """As `make`, with more of what is hard: equal numbers, and several questions at once."""
+    kind = random.random()
+    if kind < 0.25:
+        return _compare(random, language, held_out, "more", _even)
+    if kind < 0.6:
+        return _compare(random, language, held_out, "whiches", _whiches)
+    return _make(random, language, held_out, 1 + int(random.integers(3)))
+
+
+def _make(random: Random, language: str, held_out: bool, kind: int) -> Sample:
+    return _compare(random, language, held_out, *_KINDS[kind])
+
+
+def _compare(
+    random: Random,
+    language: str,
+    held_out: bool,
+    name: str,
+    dialogue: Callable[[Random, str, bool], Dialogue],
+) -> Sample:
     scenes, question, answer = dialogue(random, language, held_out)
     pictures = tuple(paint_scene(random, scene) for scene in scenes)
     if language == "zh":
@@ -42,6 +65,18 @@ def _more(random: Random, language: str, held_out: bool) -> Dialogue:
     scenes = _scenes(random, held_out)
     while len(scenes[0].items) == len(scenes[1].items) and random.random() < 0.85:
         scenes = _scenes(random, held_out)
+    return _more_of(random, language, scenes)
+
+
+def _even(random: Random, language: str, held_out: bool) -> Dialogue:
+    """Half of the pairs have as many objects, the others nearly as many."""
+    count, difference = 1 + int(random.integers(4)), int(random.integers(-2, 3)) // 2
+    other = min(4, max(1, count + difference))
+    scenes = tuple(draw_items(random, number, held_out, "label") for number in (count, other))
+    return _more_of(random, language, (scenes[0], scenes[1]))
+
+
+def _more_of(random: Random, language: str, scenes: Pair) -> Dialogue:
     counts = [len(scene.items) for scene in scenes]
     if language == "zh":
         question = pick(random, ("哪张图片的物体更多？", "图1和图2，哪张的物体更多？"))
@@ -62,6 +97,7 @@ def _more(random: Random, language: str, held_out: bool) -> Dialogue:
 
 
 def _which(random: Random, language: str, held_out: bool) -> Dialogue:
+    """The answer says where in the picture the object is before it says in which."""
     while True:
         scenes = _scenes(random, held_out)
         picture = int(random.integers(2))
@@ -70,9 +106,32 @@ def _which(random: Random, language: str, held_out: bool) -> Dialogue:
         if unique:
             break
     label = unique[int(random.integers(len(unique)))]
+    return _which_of(random, language, scenes, picture, label)
+
+
+def _whiches(random: Random, language: str, held_out: bool) -> Dialogue:
+    """Practice: `_which` for all objects that only one of the pictures shows, in any order."""
+    scenes = _scenes(random, held_out)
+    labels = [{item.label(language) for item in scene.items} for scene in scenes]
+    places = [(n, label) for n in range(2) for label in sorted(labels[n] - labels[1 - n])]
+    if not places:
+        return _whiches(random, language, held_out)
+    asked = [places[int(index)] for index in random.permutation(len(places))[:4]]
+    dialogues = [_which_of(random, language, scenes, *place) for place in asked]
+    space = "" if language == "zh" else " "
+    return (
+        scenes,
+        space.join(question for _, question, _ in dialogues),
+        space.join(answer for _, _, answer in dialogues),
+    )
+
+
+def _which_of(random: Random, language: str, scenes: Pair, picture: int, label: str) -> Dialogue:
+    (item,) = (item for item in scenes[picture].items if item.label(language) == label)
+    where = item.at(language)
     if language == "zh":
         question = pick(random, (f"哪张图片里有{label}？", f"{label}在图1还是图2里？"))
-        return scenes, question, f"{label}在图{picture + 1}里。"
+        return scenes, question, f"{label}{where}，在图{picture + 1}里。"
     question = pick(
         random,
         (
@@ -81,7 +140,7 @@ def _which(random: Random, language: str, held_out: bool) -> Dialogue:
             f"Is the {label} in Picture 1 or in Picture 2?",
         ),
     )
-    return scenes, question, f"The {label} is in Picture {picture + 1}."
+    return scenes, question, f"The {label} is {where} in Picture {picture + 1}."
 
 
 def _difference(random: Random, language: str, held_out: bool) -> Dialogue:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
+
 from backend.media.sampling import VideoLength, select_frames
 from backend.media.timestamp import timestamp_text
 
-from ..film import Film, Track, film_background, film_length, moving, still
+from ..film import Film, Track, film_background, film_length, light_background, moving, still
 from ..lexicon import DIRECTIONS, NUMBER_WORDS, SHAPES, Term, at_place
 from ..processing import OPTIONS
-from ..sample import Sample, user
+from ..sample import Clip, Sample, user
 from ..scene import Item, Random, draw_items, with_article
 from .pictures import pick
 
@@ -21,7 +23,73 @@ def make(random: Random, language: str, held_out: bool) -> Sample:
     """A question about one film of one to four objects."""
     length = film_length(random)
     shares = _MEASURED if held_out else _SHARES
-    name, tell = _KINDS[int(random.choice(len(_KINDS), p=shares))]
+    kind = int(random.choice(len(_KINDS), p=shares))
+    return _make(random, language, held_out, length, *_KINDS[kind])
+
+
+def make_time(random: Random, language: str, held_out: bool) -> Sample:
+    """When something appears or disappears: the hardest question, to be practised more."""
+    return _make(random, language, held_out, film_length(random), "time", _time)
+
+
+def stamps(random: Random, language: str, held_out: bool) -> Sample:
+    """Practice: read all stamps of a film in which nothing happens.
+
+    Mostly the times have nothing to do with one another, so that each must be read.
+    """
+    length = film_length(random)
+    background = (
+        light_background(random) if random.random() < 0.4 else film_background(random, set())
+    )
+    clip = Film(background, (), length).clip(random)
+    if random.random() < 0.75:
+        hundredths = random.integers(0, 10_000, len(clip.frames))
+        minutes = random.integers(0, 3, len(clip.frames)) * (random.random() < 0.2)
+        times = tuple(float(t) for t in np.round(hundredths / 100 % 60 + 60 * minutes, 2))
+        clip = Clip(clip.frames, times, clip.source)
+    read = [timestamp_text(seconds).removeprefix("time: ") for seconds in clip.times_s]
+    if random.random() < 0.3:
+        return _stamp_of_one(random, language, clip, read)
+    if language == "zh":
+        question = pick(random, ("每一帧的时间是多少？", "请读出所有帧的时间。"))
+        reasoning = "我读出每一帧的时间。"
+        answer = "".join(f"第{number}帧：{stamp}。" for number, stamp in enumerate(read, 1))
+    else:
+        question = pick(
+            random, ("What are the times of all frames?", "Read the time of each frame.")
+        )
+        reasoning = "I read the time of each frame."
+        answer = " ".join(f"Frame {number}: {stamp}." for number, stamp in enumerate(read, 1))
+    return Sample("film_stamps", language, (user(question, clip),), reasoning, answer, (clip,))
+
+
+def _stamp_of_one(random: Random, language: str, clip: Clip, read: list[str]) -> Sample:
+    number = int(random.integers(len(read)))
+    if language == "zh":
+        question, answer = (
+            f"第{number + 1}帧的时间是多少？",
+            f"第{number + 1}帧的时间是{read[number]}。",
+        )
+    else:
+        question = pick(
+            random,
+            (
+                f"What is the time of frame {number + 1}?",
+                f"Which time does frame {number + 1} show?",
+            ),
+        )
+        answer = f"The time of frame {number + 1} is {read[number]}."
+    return Sample("film_stamp", language, (user(question, clip),), answer, answer, (clip,))
+
+
+def _make(
+    random: Random,
+    language: str,
+    held_out: bool,
+    length: VideoLength,
+    name: str,
+    tell: Callable[[Random, str, bool, VideoLength], Story],
+) -> Sample:
     tracks, question, reasoning, answer = tell(random, language, held_out, length)
     film = Film(film_background(random, {t.item.colour for t in tracks}), tracks, length)
     clip = film.clip(random)
@@ -121,6 +189,7 @@ def _on_path(place: int, path: int, direction: int) -> bool:
 
 
 def _time(random: Random, language: str, held_out: bool, length: VideoLength) -> Story:
+    """The frame comes before its time in the answer: first what to look for, then what to read."""
     items = draw_items(random, 1 + int(random.integers(3)), held_out, "label").items
     index = int(random.integers(len(items)))
     picked = select_frames(length, OPTIONS.sampling)
@@ -138,7 +207,8 @@ def _time(random: Random, language: str, held_out: bool, length: VideoLength) ->
         else:
             tracks.append(still(random, item, _late(random, length)))
     label = items[index].label(language)
-    earlier, stamp = _clock(length, before), _clock(length, at)
+    stamp = _clock(length, at)
+    seen = [vanishes] * moment + [not vanishes]
     if language == "zh":
         verb = "消失" if vanishes else "出现"
         question = pick(
@@ -149,10 +219,11 @@ def _time(random: Random, language: str, held_out: bool, length: VideoLength) ->
                 f"{label}何时{verb}？",
             ),
         )
-        has, lacks = f"有{label}", f"没有{label}"
-        then, now = (has, lacks) if vanishes else (lacks, has)
-        reasoning = f"{earlier}时{then}，{stamp}时{now}。"
-        return tuple(tracks), question, reasoning, f"{label}在{stamp}{verb}。"
+        frames = "，".join(
+            f"第{n}帧{'有' if is_seen else '无'}" for n, is_seen in enumerate(seen, 1)
+        )
+        answer = f"{label}在第{moment + 1}帧{verb}，时间是{stamp}。"
+        return tuple(tracks), question, f"我看{label}：{frames}。", answer
     verb = "disappear" if vanishes else "appear"
     question = pick(
         random,
@@ -162,9 +233,11 @@ def _time(random: Random, language: str, held_out: bool, length: VideoLength) ->
             f"At which time does the {label} {verb} in the video?",
         ),
     )
-    then, now = ("is still there", "is gone") if vanishes else ("is not there yet", "is")
-    reasoning = f"At {earlier} the {label} {then}, at {stamp} it {now}. "
-    return tuple(tracks), question, reasoning, f"The {label} {verb}s at {stamp}."
+    frames = ", ".join(
+        f"frame {n} {'yes' if is_seen else 'no'}" for n, is_seen in enumerate(seen, 1)
+    )
+    answer = f"The {label} {verb}s in frame {moment + 1}, at {stamp}."
+    return tuple(tracks), question, f"I look for the {label}: {frames}. ", answer
 
 
 def _clock(length: VideoLength, index: int) -> str:

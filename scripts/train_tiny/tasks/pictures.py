@@ -18,7 +18,47 @@ _COUNT_WEIGHTS = (0.28, 0.24, 0.18, 0.13, 0.1, 0.07)
 
 def make(random: Random, language: str, held_out: bool) -> Sample:
     """A question about one picture of one to six objects."""
-    name, dialogue, distinct = _KINDS[int(random.choice(len(_KINDS), p=_SHARES))]
+    return _make(random, language, held_out, int(random.choice(len(_KINDS), p=_SHARES)))
+
+
+def practice(random: Random, language: str, held_out: bool) -> Sample:
+    """As `make`, with more of what is hard: a colour by its shape, presence, counting."""
+    return _make(random, language, held_out, int(random.choice((0, 4, 5, 5))))
+
+
+def several(random: Random, language: str, held_out: bool) -> Sample:
+    """Practice: colours of several shapes, or which of several objects there are."""
+    count = 2 + int(random.integers(5))
+    if random.random() < 0.5:
+        scene = draw_items(random, count, held_out, "shape")
+        order = random.permutation(len(scene.items))[:4]
+        dialogues = [_colour(random, language, Scene((scene.items[int(i)],))) for i in order]
+        space = "" if language == "zh" else " "
+        question, answer = (space.join(texts) for texts in zip(*dialogues, strict=True))
+    else:
+        scene = draw_items(random, count - 1, held_out, "nothing")
+        question, answer = _presences(random, language, scene)
+    picture = paint_scene(random, scene)
+    message, reasoning = user(question, picture), shows(scene, language).strip()
+    return Sample("picture_several", language, (message,), reasoning, answer, (picture,))
+
+
+def _presences(random: Random, language: str, scene: Scene) -> Dialogue:
+    labels = [_label_to_find(random, language, scene) for _ in range(4)]
+    marked = list(dict.fromkeys(labels))
+    if language == "zh":
+        names = "、".join(label for label, _ in marked)
+        listed = "".join(f"{'有' if found else '没有'}{label}。" for label, found in marked)
+        return f"图中有没有{names}？", listed
+    names = ", ".join(with_article(label) for label, _ in marked)
+    listed = " ".join(
+        f"There is {with_article(label) if found else f'no {label}'}." for label, found in marked
+    )
+    return f"Which of these are there: {names}?", listed
+
+
+def _make(random: Random, language: str, held_out: bool, kind: int) -> Sample:
+    name, dialogue, distinct = _KINDS[kind]
     count = 1 + int(random.choice(6, p=_COUNT_WEIGHTS))
     if name == "count":
         count = 1 + int(random.integers(6))
@@ -33,7 +73,8 @@ def make(random: Random, language: str, held_out: bool) -> Sample:
         task=f"picture_{name}",
         language=language,
         messages=messages,
-        reasoning=f"{shows(scene, language)}{answer}",
+        # A description is its own reason: not to be said three times over.
+        reasoning=(shows(scene, language) + ("" if name == "describe" else answer)).strip(),
         answer=answer,
         media=(picture,),
     )
@@ -202,6 +243,19 @@ def count_dialogue(random: Random, language: str, noun: Term, number: int) -> Di
 
 
 def _presence(random: Random, language: str, scene: Scene) -> Dialogue:
+    label, present = _label_to_find(random, language, scene)
+    if language == "zh":
+        question = pick(random, (f"图中有{label}吗？", f"有没有{label}？"))
+        return question, f"有，图中有{label}。" if present else f"没有，图中没有{label}。"
+    thing = with_article(label)
+    question = pick(
+        random, (f"Is there {thing}?", f"Is there {thing} in the image?", f"Can you see {thing}?")
+    )
+    return question, f"Yes, there is {thing}." if present else f"No, there is no {label}."
+
+
+def _label_to_find(random: Random, language: str, scene: Scene) -> tuple[str, bool]:
+    """An object that is in the picture or, half of the time, is not: often nearly like one."""
     label = _one(random, scene).label(language)
     if random.random() < 0.5:
         labels = {item.label(language) for item in scene.items}
@@ -213,17 +267,8 @@ def _presence(random: Random, language: str, scene: Scene) -> Dialogue:
                     (near.colour, shape) if random.random() < 0.5 else (colour, near.shape)
                 )
             label = Item(colour, shape, 0).label(language)
-        present = False
-    else:
-        present = True
-    if language == "zh":
-        question = pick(random, (f"图中有{label}吗？", f"有没有{label}？"))
-        return question, f"有，图中有{label}。" if present else f"没有，图中没有{label}。"
-    thing = with_article(label)
-    question = pick(
-        random, (f"Is there {thing}?", f"Is there {thing} in the image?", f"Can you see {thing}?")
-    )
-    return question, f"Yes, there is {thing}." if present else f"No, there is no {label}."
+        return label, False
+    return label, True
 
 
 def _describe(random: Random, language: str, scene: Scene) -> Dialogue:

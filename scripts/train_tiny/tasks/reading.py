@@ -5,7 +5,7 @@ from __future__ import annotations
 from ..drawing import paint_text
 from ..sample import Sample, user
 from ..scene import Random
-from ..wordlist import random_letters, word
+from ..wordlist import is_in_half, random_letters, word
 from .pictures import pick
 
 
@@ -13,13 +13,13 @@ def make(random: Random, language: str, held_out: bool) -> Sample:
     """A picture with a number of 1 to 5 digits or a word of 2 to 6 letters."""
     if random.random() < 0.5:
         return _number(random, language, held_out)
-    return _word(random, language, held_out)
+    return make_word(random, language, held_out)
 
 
 def first_look(random: Random, language: str, held_out: bool) -> Sample:
     """A single digit, printed large or small."""
     digit = str(int(random.integers(10)))
-    picture = paint_text(random, digit, held_out)
+    picture = paint_text(random, digit)
     question, answer = (
         ("图中写的数字是多少？", f"数字是{digit}。")
         if language == "zh"
@@ -30,7 +30,7 @@ def first_look(random: Random, language: str, held_out: bool) -> Sample:
 
 def _number(random: Random, language: str, held_out: bool) -> Sample:
     text = number_text(random, held_out)
-    picture = paint_text(random, text, held_out)
+    picture = paint_text(random, text)
     if language == "zh":
         question = pick(
             random,
@@ -55,11 +55,12 @@ def _number(random: Random, language: str, held_out: bool) -> Sample:
     )
 
 
-def _word(random: Random, language: str, held_out: bool) -> Sample:
+def make_word(random: Random, language: str, held_out: bool) -> Sample:
+    """A word of the list or letters in any order, in capitals or not."""
     text = word(random, held_out) if random.random() < 0.5 or held_out else random_letters(random)
     case = random.random()
     printed = text if case < 0.7 else text.lower() if case < 0.88 else text.capitalize()
-    picture = paint_text(random, printed, held_out)
+    picture = paint_text(random, printed)
     if language == "zh":
         question = pick(
             random,
@@ -88,12 +89,17 @@ def _spelled(text: str, language: str) -> str:
 
 
 def number_text(random: Random, held_out: bool) -> str:
-    """A number; those with remainder 3 modulo 10 in their digit sum are kept for measuring."""
+    """A number; half of those whose digits sum up to 3 modulo 10 are kept for measuring."""
     while True:
         length = 1 + int(random.integers(5))
         digits = random.integers(0, 10, length)
         if length > 1 and digits[0] == 0:
             continue
-        if length > 1 and (int(digits.sum()) % 10 == 3) != held_out:
+        text = "".join(str(digit) for digit in digits)
+        if length > 1 and is_held_out_number(text) != held_out:
             continue
-        return "".join(str(digit) for digit in digits)
+        return text
+
+
+def is_held_out_number(text: str) -> bool:
+    return sum(map(int, text)) % 10 == 3 and is_in_half(text)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 
+from backend.media.timestamp import timestamp_text
 from scripts.train_tiny.mixture import (
+    PLANS,
     TASKS,
     held_out_sample,
     make_sample,
     random_of,
+    shares_at,
     training_sample,
 )
 from scripts.train_tiny.sample import Clip, Picture, Sample, ToolCall
 from scripts.train_tiny.scene import Scene, draw_items, is_held_out
-from scripts.train_tiny.tasks import pictures
-from scripts.train_tiny.tasks.reading import number_text
+from scripts.train_tiny.tasks import comparing, pictures
+from scripts.train_tiny.tasks.reading import is_held_out_number, number_text
 from scripts.train_tiny.wordlist import WORDS, is_held_out_word, random_letters, word
 
 # Two samples of each task are enough to draw; films cost the most.
@@ -60,10 +64,12 @@ def test_a_held_out_scene_shows_a_reserved_triple() -> None:
 
 
 def test_every_colour_and_shape_is_reserved_somewhere_and_allowed_elsewhere() -> None:
-    for colour in range(8):
-        for shape in range(6):
-            reserved = [is_held_out(colour, shape, place) for place in range(9)]
-            assert any(reserved) and not all(reserved)
+    triples = list(itertools.product(range(8), range(6), range(9)))
+    reserved = {triple for triple in triples if is_held_out(*triple)}
+    for axis, size in enumerate((8, 6, 9)):
+        assert {triple[axis] for triple in reserved} == set(range(size))
+    shown = {triple[:2] for triple in triples if triple not in reserved}
+    assert shown == set(itertools.product(range(8), range(6)))
 
 
 def test_reserved_words_and_numbers_are_never_printed_in_training() -> None:
@@ -72,7 +78,9 @@ def test_reserved_words_and_numbers_are_never_printed_in_training() -> None:
     assert all(not is_held_out_word(random_letters(random)) for _ in range(200))
     for _ in range(200):
         digits = number_text(random, False)
-        assert len(digits) == 1 or sum(map(int, digits)) % 10 != 3
+        assert len(digits) == 1 or not is_held_out_number(digits)
+    assert any(is_held_out_number(str(number)) for number in range(10, 100))
+    assert not all(is_held_out_number(str(n)) for n in range(10, 100) if n // 10 + n % 10 == 3)
     assert any(map(is_held_out_word, WORDS))
 
 
@@ -124,10 +132,67 @@ def test_a_timed_object_is_seen_from_the_stamped_frame_on() -> None:
             continue
         (clip,) = sample.media
         assert isinstance(clip, Clip) and isinstance(sample.answer, str)
-        stamps = [f"{t % 60:05.2f}" for t in clip.times_s]
-        assert any(sample.answer.endswith(f"{stamp}.") for stamp in stamps[1:])
+        stamps = [timestamp_text(t).removeprefix("time: ") for t in clip.times_s]
+        endings = [f"s in frame {n}, at {stamp}." for n, stamp in enumerate(stamps, 1)]
+        (frame,) = (n for n, ending in enumerate(endings) if sample.answer.endswith(ending))
+        assert frame > 0
+        before, now = (clip.frames[n].astype(int) for n in (frame - 1, frame))
+        assert np.abs(before - now).max() > 40  # what comes or goes is seen
+        marks = sample.reasoning.partition(": ")[2].partition(".")[0].split(", ")
+        seen = [mark.endswith("yes") for mark in marks]
+        assert len(seen) == frame + 1 and set(seen[:-1]) == {not seen[-1]}
+        assert seen[-1] == ("disappears" not in sample.answer)
         found += 1
     assert found
+
+
+def test_practised_stamps_are_those_of_the_frames() -> None:
+    for index in range(12):
+        sample = make_sample("practice_stamps", random_of(8, index, False), False, False, "en")
+        (clip,) = sample.media
+        assert isinstance(clip, Clip) and isinstance(sample.answer, str)
+        stamps = [timestamp_text(t).removeprefix("time: ") for t in clip.times_s]
+        if sample.task == "film_stamps":
+            listed = [f"Frame {n}: {stamp}." for n, stamp in enumerate(stamps, 1)]
+            assert sample.answer == " ".join(listed)
+        else:
+            told = [f"The time of frame {n} is {stamp}." for n, stamp in enumerate(stamps, 1)]
+            assert sample.answer in told
+
+
+def test_objects_practised_together_are_in_the_picture_that_the_answer_names() -> None:
+    for index in range(30):
+        random = random_of(9, index, False)
+        scenes, _, answer = comparing._whiches(random, "en", False)
+        told = [
+            f"The {item.label('en')} is {item.at('en')} in Picture {n}."
+            for n, scene in enumerate(scenes, 1)
+            for item in scene.items
+        ]
+        said = [f"{sentence.rstrip('.')}." for sentence in answer.split(". ")]
+        assert said and set(said) <= set(told)
+
+
+def test_several_questions_have_true_answers() -> None:
+    for index in range(40):
+        sample = make_sample("practice_several", random_of(10, index, False), False, True, "en")
+        assert isinstance(sample.answer, str)
+        for sentence in sample.answer.rstrip(".").split(". "):
+            if sentence.startswith("There is no "):
+                assert sentence.removeprefix("There is no ") not in sample.reasoning
+            elif sentence.startswith("There is "):
+                assert f"{sentence.removeprefix('There is ')} " in sample.reasoning
+            else:
+                shape, colour = sentence.removeprefix("The ").split(" is ")
+                assert f"{colour} {shape} " in sample.reasoning
+
+
+def test_a_plan_draws_from_known_tasks_and_ends_with_all_that_is_measured() -> None:
+    for name in PLANS:
+        assert set(shares_at(name, 0)) <= set(TASKS)
+        assert {"pictures", "reading", "comparing", "films", "tools", "chat"} <= set(
+            shares_at(name, 10**9)
+        )
 
 
 def test_the_stream_of_training_samples_does_not_depend_on_its_neighbours() -> None:
