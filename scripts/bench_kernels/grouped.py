@@ -1,0 +1,123 @@
+"""Prefill products against the matrix units' rate: experts of the 21B shape, and dense layers."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import kernels
+
+PEAK_TFLOPS = 790.0
+HIDDEN, WIDTH, EXPERTS, TOP_K, SHARED = 2560, 1536, 64, 6, 2
+TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16384)
+DENSE = {  # name: (T, N, K)
+    "qkv 2k": (2048, 3584, 2560),
+    "qkv 8k": (8192, 3584, 2560),
+    "o 8k": (8192, 2560, 2560),
+    "dense FFN up 8k": (8192, 24576, 2560),
+    "dense FFN down 8k": (8192, 2560, 12288),
+    "ViT qkv": (4960, 3840, 1280),
+    "ViT MLP up": (4960, 5120, 1280),
+    "ViT MLP down": (4960, 1280, 5120),
+    "lm_head 256": (256, 103424, 2560),
+}
+
+
+def median_seconds(context: Any, calls: list[Callable[[], object]], repeats: int = 20) -> float:
+    """Median time of one call: all of them in a graph, one behind the other, replayed."""
+    calls[0]()
+    with context.capture() as graph:
+        for call in calls:
+            call()
+    for _ in range(3):
+        graph.launch()
+    times = []
+    for _ in range(repeats):
+        start, end = context.event(), context.event()
+        start.record()
+        graph.launch()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_ms(end) / 1e3 / len(calls))
+    return statistics.median(times)
+
+
+def _random(context: Any, rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Any:
+    """bf16 of normal values: one random MiB, repeated from random offsets, is enough here."""
+    block = (rng.standard_normal(1 << 19) * scale).astype(np.float32)
+    bits = (block.view(np.uint32) >> 16).astype(np.uint16)
+    count = int(np.prod(shape))
+    array = np.resize(bits, count + 4099)[4099 * int(rng.integers(2)) :][:count]
+    return context.upload(array.reshape(shape), kernels.bf16)
+
+
+def balanced_routing(context: Any, rng: np.random.Generator, tokens: int) -> Any:
+    """Every token takes TOP_K random experts and all shared ones."""
+    scores = rng.random((tokens, EXPERTS), dtype=np.float32)
+    chosen = np.argpartition(scores, TOP_K, axis=1)[:, :TOP_K]
+    shared = np.broadcast_to(np.arange(EXPERTS, EXPERTS + SHARED), (tokens, SHARED))
+    ids = np.concatenate([chosen, shared], axis=1).astype(np.int32)
+    flat = ids.reshape(-1)
+    order = np.argsort(flat, kind="stable").astype(np.int32)
+    counts = np.bincount(flat, minlength=EXPERTS + SHARED)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int32)
+    weights = np.ones(ids.shape, np.float32)
+    return kernels.Routing(
+        *(context.upload(a) for a in (ids, weights, order, offsets)), EXPERTS, SHARED
+    )
+
+
+def _line(name: str, seconds: float, flops: float) -> str:
+    rate = flops / seconds / 1e12
+    return f"{name:34s} {seconds * 1e6:9.1f} us {rate:7.1f} TFLOP/s {rate / PEAK_TFLOPS:6.1%}"
+
+
+def bench_experts(context: Any) -> None:
+    """moe_up_large and moe_down_large at several numbers of tokens."""
+    rng = np.random.default_rng(0)
+    groups, slots = EXPERTS + SHARED, TOP_K + SHARED
+    up = _random(context, rng, groups, 2 * WIDTH, HIDDEN, scale=0.02)
+    down = _random(context, rng, groups, HIDDEN, WIDTH, scale=0.02)
+    for tokens in TOKENS:
+        x = _random(context, rng, tokens, HIDDEN)
+        routing = balanced_routing(context, rng, tokens)
+        h = kernels.moe_up_large(x, routing, up, 0, groups, slots)
+        y = context.empty((tokens * slots, HIDDEN), kernels.bf16)
+        flops = 2.0 * tokens * slots * HIDDEN * WIDTH
+
+        def run_up(x: Any = x, routing: Any = routing) -> object:
+            return kernels.moe_up_large(x, routing, up, 0, groups, slots)
+
+        def run_down(h: Any = h, routing: Any = routing, y: Any = y) -> object:
+            return kernels.moe_down_large(h, routing, down, 0, groups, y)
+
+        print(_line(f"moe_up_large {tokens}", median_seconds(context, [run_up] * 3), 2 * flops))
+        print(_line(f"moe_down_large {tokens}", median_seconds(context, [run_down] * 3), flops))
+
+
+def bench_dense(context: Any) -> None:
+    """gemm and linear (cuBLASLt) on the model's dense shapes, inputs rotated past the L2."""
+    rng = np.random.default_rng(1)
+    for name, (t, n, k) in DENSE.items():
+        copies = max(2, int(120e6 / (2 * (t * k + n * k))))
+        inputs = [
+            (_random(context, rng, t, k), _random(context, rng, n, k, scale=0.02))
+            for _ in range(min(copies, 6))
+        ]
+        for label, function in (("gemm", kernels.gemm), ("linear", kernels.linear)):
+            calls = [lambda f=function, x=x, w=w: f(x, w) for x, w in inputs]
+            seconds = median_seconds(context, calls)
+            print(_line(f"{label} {name} {t}x{n}x{k}", seconds, 2.0 * t * n * k))
+
+
+def main() -> None:
+    context = kernels.Context()
+    bench_experts(context)
+    bench_dense(context)
+
+
+if __name__ == "__main__":
+    main()
