@@ -121,7 +121,9 @@ class GenerateRequest(msgspec.Struct, omit_defaults=True):
 
     `single_response`: without `stream`, answer with exactly one Triton response, as HTTP /generate
     needs. False allows empty ones before it, so that a stop string can end the generation early.
-    `prompt_token_ids` are used instead of what `messages` would be rendered to, or of `prompt`.
+    `prompt_token_ids` are used instead of what `messages` would be rendered to, or of `prompt`;
+    `completion_token_ids`, the beginning of an answer, are put behind the prompt of a chat. With
+    `disable_chat_template` the text of the only message is the prompt.
     At most one of `response_format` (other than text), `guided_*` and `structural_tag` is given.
     op `tokenize` and `detokenize` (of `prompt`, token ids) are questions to multimodal_preprocessor
     alone, which generate nothing: it answers with an EngineRequest of op `tokens`.
@@ -135,6 +137,8 @@ class GenerateRequest(msgspec.Struct, omit_defaults=True):
     tool_choice: str | NamedToolChoice | None = None
     parallel_tool_calls: bool | None = None
     prompt_token_ids: list[int] | None = None
+    completion_token_ids: list[int] | None = None
+    disable_chat_template: bool = False
     continue_final_message: bool = False
     add_generation_prompt: bool = True
     truncate_prompt_tokens: int | None = None
@@ -397,7 +401,8 @@ class EventLogprob(msgspec.Struct, frozen=True):
 
 class Event(msgspec.Struct, omit_defaults=True):
     """EVENT. The last one of a stream has `finish_reason` and `usage`, or `error`; the first one
-    that is no error has `report`."""
+    that is no error has `report`. As many as `num_echoed` characters of its content repeat the
+    prompt."""
 
     seq: int
     delta: Delta = msgspec.field(default_factory=Delta)
@@ -409,6 +414,7 @@ class Event(msgspec.Struct, omit_defaults=True):
     usage: Usage | None = None
     error: ErrorInfo | None = None
     report: PreparationReport | None = None
+    num_echoed: int = 0
 
     @property
     def is_last(self) -> bool:

@@ -144,6 +144,7 @@ class Stream:
         event = Event(self._seq, delta, logprobs=self._logprobs)
         if self._seq == 0:
             event.report = self._spec.report
+            event.num_echoed = len(self._spec.echo_text)
             if self._spec.prompt_token_ids is not None:
                 event.prompt_token_ids = list(self._spec.prompt_token_ids)
         if self._spec.return_token_ids:

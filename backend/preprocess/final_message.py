@@ -1,4 +1,6 @@
-"""`continue_final_message`: the answer goes on where the last message, an assistant's, ends."""
+"""Prompts that no template ends: `continue_final_message`, where the answer goes on where the last
+message, an assistant's, ends, and `disable_chat_template`, where the only message is the prompt.
+"""
 
 from __future__ import annotations
 
@@ -39,3 +41,14 @@ def render_unfinished(
     if reasoning and not content:
         return RenderedPrompt(segments, True)
     return RenderedPrompt((*segments, ControlText(_CLOSE), UserText(content)), False)
+
+
+def render_plain(messages: Sequence[Message]) -> RenderedPrompt:
+    """The text of the only message, without anything around it. Raises InvalidRequestError."""
+    content = messages[0].content if len(messages) == 1 else None
+    if not isinstance(content, str):
+        raise InvalidRequestError(
+            "disable_chat_template needs exactly one message, of text",
+            param="disable_chat_template",
+        )
+    return RenderedPrompt((UserText(content),), False)

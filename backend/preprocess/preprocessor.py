@@ -26,7 +26,7 @@ from backend.media.video import VideoLimits
 from backend.preprocess.answer_format import answer_format
 from backend.preprocess.bad_words import bad_words
 from backend.preprocess.checkpoint import load_processor_options, load_sampling_defaults
-from backend.preprocess.final_message import render_unfinished
+from backend.preprocess.final_message import render_plain, render_unfinished
 from backend.preprocess.media_loader import MediaLoader
 from backend.preprocess.media_parts import collect_media, parse_limits
 from backend.preprocess.prompt import (
@@ -235,12 +235,16 @@ class Preprocessor:
             rendered = self._render(messages, request, tools)
             pieces = rendered.tokenize(self._tokenizer)
             opens_reasoning = rendered.opens_reasoning
+        if begun := request.completion_token_ids:
+            check_token_ids(begun, self._config.vocab_size, "completion_token_ids")
+            pieces = [*pieces, begun]
+            opens_reasoning = opens_reasoning and not self._closes_reasoning(begun)
         num_text_tokens = sum(len(piece) for piece in pieces if isinstance(piece, list))
         if request.truncate_prompt_tokens is None and request.op == "generate":
             self._check_length(num_text_tokens + len(sources), 0, "messages")
         loaded = self._loader.load(sources, media) if sources else []
         prompt = lay_out(pieces, [one.item for one in loaded], self._config)
-        if given and len(prompt.ids) != len(given):
+        if given and len(prompt.ids) != len(given) + len(begun or ()):
             raise InvalidRequestError(
                 f"prompt_token_ids has {len(given)} tokens; with the placeholders that the media "
                 f"need it would have {len(prompt.ids)}",
@@ -255,6 +259,8 @@ class Preprocessor:
         tools: Sequence[wire.Tool] | None,
     ) -> RenderedPrompt:
         options = template_options(request)
+        if request.disable_chat_template:
+            return render_plain(messages)
         if request.continue_final_message:
             return render_unfinished(
                 messages,
@@ -268,6 +274,9 @@ class Preprocessor:
                 param="add_generation_prompt",
             )
         return self._template.render(messages, tools, options, request.metadata)
+
+    def _closes_reasoning(self, token_ids: Sequence[int]) -> bool:
+        return "</think>" in self._tokenizer.decode(token_ids, skip_special_tokens=False)
 
     def _truncate(self, prompt: Prompt, num_tokens: int | None) -> Prompt:
         """The last `num_tokens` of a prompt of text; -1 for as many as leave room for one token."""

@@ -28,6 +28,7 @@ class Answer:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     usage: Usage = field(default_factory=Usage)
+    num_echoed: int = 0
 
     def add(self, event: Event) -> None:
         delta = event.delta
@@ -43,6 +44,7 @@ class Answer:
 
     def track(self, event: Event) -> None:
         """Keep only what the end of a stream needs: ids, finish and usage."""
+        self.num_echoed += event.num_echoed
         if event.token_ids:
             self.token_ids.extend(event.token_ids)
         if event.prompt_token_ids is not None:

@@ -44,6 +44,7 @@ class CompletionFormat(OpenAIFormat):
             return b""
         offset = self._offsets.get(index, 0)
         self._offsets[index] = offset + len(text)
+        offset += event.num_echoed
         choice = CompletionChoice(
             index=index,
             text=text,
@@ -63,7 +64,9 @@ class CompletionFormat(OpenAIFormat):
         choice = CompletionChoice(
             index=index,
             text="".join((*answer.reasoning, *answer.content)),
-            logprobs=completion_logprobs(answer.logprobs, 0) if answer.logprobs else None,
+            logprobs=completion_logprobs(answer.logprobs, answer.num_echoed)
+            if answer.logprobs
+            else None,
             finish_reason=answer.finish_reason.value if answer.finish_reason else None,
         )
         if answer.stop_reason is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from openai_frontend.protocol.errors import ANTHROPIC_PATH, AnthropicErrorBody, ErrorBody
+from openai_frontend.protocol.refused_fields import REFUSED_FIELDS
 from openai_frontend.protocol.strict_fields import INTERNAL_FIELDS
 
 _REFERENCE = "#/components/schemas/{name}"
@@ -40,7 +41,7 @@ def openapi_document(
     references, schemas = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     known = dict(zip(types, references, strict=True))
     for schema in schemas.values():
-        for name in INTERNAL_FIELDS:
+        for name in (*INTERNAL_FIELDS, *REFUSED_FIELDS):
             schema.get("properties", {}).pop(name, None)
     paths: dict[str, dict[str, Any]] = {}
     for item in operations:

@@ -6,7 +6,7 @@ checked by the preprocessor, so that a raw Triton client gets the same answers.
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 
@@ -15,6 +15,7 @@ from backend.errors import InvalidRequestError
 from backend.request import MAX_SEED
 from backend.wire import MAX_JSON_DEPTH, GenerateRequest
 from openai_frontend.deadline import check_timeout
+from openai_frontend.protocol.refused_fields import REFUSED_FIELDS, check_refused
 from openai_frontend.protocol.strict_fields import check_fields
 
 MAX_CHOICES_PER_PROMPT = 16
@@ -36,8 +37,9 @@ class HttpRequest(GenerateRequest):
     """Fields that end here. `request_id` and `user` become part of the answer's id.
 
     `timeout`: seconds from the request's arrival, see `deadline.py`.
-    `store` and `max_streaming_response_tokens` are accepted: nothing is stored, and a chunk holds
-    what has arrived, which is at least what FastDeploy would pack into it.
+    `store`, `max_streaming_response_tokens` and `priority` are accepted: nothing is stored, a chunk
+    holds what has arrived, which is at least what FastDeploy would pack into it, and requests are
+    served in the order in which they come. Those from `chat_template` on are refused.
     """
 
     n: int | None = None
@@ -47,6 +49,22 @@ class HttpRequest(GenerateRequest):
     store: bool | None = None
     max_streaming_response_tokens: int | None = None
     timeout: float | None = None
+    priority: int | None = None
+    chat_template: Any = None
+    functions: Any = None
+    function_call: Any = None
+    audio: Any = None
+    logits_processors_args: Any = None
+    prompt_logprobs: Any = None
+    temp_scaled_logprobs: Any = None
+    top_p_normalized_logprobs: Any = None
+    use_beam_search: Any = None
+
+    ACCEPTED: ClassVar = (
+        *("collect_metrics", "disaggregate_info", "trace_context"),
+        *("include_draft_logprobs", "include_logprobs_decode_token", "mm_hashes"),
+        *("modalities", "prediction", "prompt_cache_key", "safety_identifier", "verbosity"),
+    )
 
 
 class ChatRequest(HttpRequest):
@@ -182,6 +200,7 @@ def _check_common(request: HttpRequest) -> None:
     if request.stream_options is not None and not request.stream:
         raise InvalidRequestError("stream_options needs stream: true", param="stream_options")
     check_timeout(request.timeout, "timeout")
+    check_refused({name: getattr(request, name) for name in REFUSED_FIELDS})
 
 
 def _check_depth(value: Any, param: str) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from backend.request import FinishReason
-from backend.wire import EventLogprob, EventTopLogprob
+from backend.wire import Event, EventLogprob, EventTopLogprob
 from tests.unit.frontend.fake_triton import FakeTriton, finish, text
 
 URL = "/v1/completions"
@@ -114,3 +116,19 @@ async def test_what_completions_cannot_do_is_refused(make_client, fields, param)
 async def test_what_asks_for_nothing_more_is_answered(make_client, fields):
     reply = await make_client(FakeTriton([finish()])).post(URL, json={"prompt": "x", **fields})
     assert reply.status_code == 200
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_offsets_of_tokens_count_the_echoed_prompt(make_client, parse_stream, stream):
+    def part(content: str, token: str, **fields: Any) -> Event:
+        return text(content, logprobs=[EventLogprob(token, -0.5, 7)], **fields)
+
+    last = finish("c", logprobs=[EventLogprob("c", -0.5, 7)])
+    triton = FakeTriton([part("Once a", " a", num_echoed=4), part("b", "b"), last])
+    body = {"prompt": "Once", "echo": True, "logprobs": 0, "stream": stream}
+    reply = await make_client(triton).post(URL, json=body)
+    replies = parse_stream(reply.text)[:-1] if stream else [reply.json()]
+    choices = [choice for one in replies for choice in one["choices"]]
+    assert "".join(choice["text"] for choice in choices) == "Once abc"
+    offsets = [offset for choice in choices for offset in choice["logprobs"]["text_offset"]]
+    assert offsets == [4, 6, 7]

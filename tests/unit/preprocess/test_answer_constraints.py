@@ -408,3 +408,41 @@ def test_a_long_prompt_is_cut_from_the_left(prepare):
 def test_a_constraint_crosses_the_wire(engine):
     request = engine(guided_choice=["a"])
     assert request.structured == StructuredSpec("choice", '["a"]', param="guided_choice")
+
+
+# ---- prompts without, and behind, the template ---------------------------------------------------
+
+
+def test_a_begun_answer_is_put_behind_the_prompt(prepare, tokenizer):
+    plain = prepare(messages=user("Hi"))
+    thought = tokenizer.encode_text("\nhm")
+    begun = prepare(messages=user("Hi"), completion_token_ids=thought)
+    assert begun.prompt_ids.tolist() == [*plain.prompt_ids.tolist(), *thought]
+    assert begun.engine.post.prompt_opens_reasoning
+    closed = [*thought, *tokenizer.encode_template("</think>"), *tokenizer.encode_text("\n\nHel")]
+    answer = prepare(messages=user("Hi"), completion_token_ids=closed)
+    assert answer.prompt_ids.tolist() == [*plain.prompt_ids.tolist(), *closed]
+    assert not answer.engine.post.prompt_opens_reasoning
+    given = plain.prompt_ids.tolist()
+    both = prepare(messages=user("Hi"), prompt_token_ids=given, completion_token_ids=thought)
+    assert both.prompt_ids.tolist() == [*given, *thought]
+
+
+def test_without_a_template_the_message_is_the_prompt(prepare, tokenizer):
+    prepared = prepare(
+        messages=[{"role": "user", "content": "Once <think>"}], disable_chat_template=True
+    )
+    assert prepared.prompt_ids.tolist() == tokenizer.encode_text("Once <think>")
+    assert not prepared.engine.post.prompt_opens_reasoning
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"completion_token_ids": [10**6]}, "completion_token_ids"),
+        ({"messages": user("a") * 2, "disable_chat_template": True}, "disable_chat_template"),
+        ({"messages": user("a"), "disable_chat_template": True}, "disable_chat_template"),
+    ],
+)
+def test_bad_beginnings_name_their_field(refused, body, param):
+    assert refused(**body).param == param
