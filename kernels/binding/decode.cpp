@@ -64,29 +64,32 @@ void bind_decode(py::module_& module) {
   module.def(
       "skinny_linear",
       [](const Tensor& x, const Tensor& w, const OptionalTensor& bias,
-         const OptionalTensor& residual, DType out_dtype) {
+         const OptionalTensor& residual, DType out_dtype, int tile_rows) {
         return ernie::skinny_linear(x, w, bias.value_or(Tensor()), residual.value_or(Tensor()),
-                                    out_dtype);
+                                    out_dtype, tile_rows);
       },
       "x"_a, "w"_a, "bias"_a = py::none(), "residual"_a = py::none(), "out_dtype"_a = DType::kBF16,
+      "tile_rows"_a = 0,
       "x w^T + bias + residual for few rows: x bf16 [T <= SKINNY_ROWS, K], w bf16 [N, K], bias "
-      "bf16 [N], residual bf16 [T, N] -> [T, N] of out_dtype bf16 or f32. K, N: multiples of 8.");
+      "bf16 [N], residual bf16 [T, N] -> [T, N] of out_dtype bf16 or f32. K, N: multiples of 8. "
+      "tile_rows overrules the choice of 16, 32, 64 or 128 weight rows to a tile.");
   module.def("skinny_linear_swiglu", &ernie::skinny_linear_swiglu, "x"_a, "w"_a,
              "silu(x gate^T) * (x up^T) for few rows: x bf16 [T <= SKINNY_ROWS, K], w bf16 [2m, K], "
              "gate rows first -> bf16 [T, m].");
   module.def(
       "moe_up_small",
       [](const Tensor& x, Routing& routing, const Tensor& up_gate, int first_group,
-         int num_groups, std::optional<int> slots) {
+         int num_groups, std::optional<int> slots, int tile_rows) {
         check_slots(routing, slots);
-        return ernie::moe_up_small(x, routing, up_gate, first_group, num_groups);
+        return ernie::moe_up_small(x, routing, up_gate, first_group, num_groups, tile_rows);
       },
       "x"_a, "routing"_a, "up_gate"_a, "first_group"_a, "num_groups"_a, "slots"_a = py::none(),
+      "tile_rows"_a = 0,
       "silu(x gate^T) * (x up^T) of every pair of the groups, for T * slots <= SMALL_PAIRS: x bf16 "
       "[T, H], up_gate bf16 [num_groups, 2m, H], gate rows first -> bf16 [T * slots, m]; row i "
       "belongs to pair routing.order[i]; other groups' rows are not written.");
   module.def("moe_down_small", &ernie::moe_down_small, "h"_a, "routing"_a, "down"_a,
-             "first_group"_a, "num_groups"_a, "y"_a,
+             "first_group"_a, "num_groups"_a, "y"_a, "tile_rows"_a = 0,
              "y[routing.order[i]] = h[i] down^T for every row i of the groups: h bf16 "
              "[T * slots, m], down bf16 [num_groups, H, m], y bf16 [T * slots, H].");
   module.def("moe_combine", &ernie::moe_combine, "y"_a, "weights"_a,

@@ -22,10 +22,22 @@ void run(Context& context, StreamJob& job) {
 // Few tokens: small tiles, because few experts are active and their tiles must spread evenly. Many:
 // tall tiles, because every tile reads its expert's tokens again.
 template <bool kGated>
-void run_any(Context& context, StreamJob& job) {
-  if (job.tokens <= 8) return run<kGated, 4, 1>(context, job);
-  if (job.tokens <= 32) return run<kGated, 2, 4>(context, job);
-  run<kGated, 1, 8>(context, job);
+void run_any(Context& context, StreamJob& job, int tile_rows) {
+  if (tile_rows == 0) tile_rows = job.tokens <= 8 ? 32 : job.tokens <= 32 ? 64 : 128;
+  if (job.tokens <= 8) {
+    if (tile_rows == 16) return run<kGated, 8, 1>(context, job);
+    if (tile_rows == 32) return run<kGated, 4, 1>(context, job);
+    if (tile_rows == 64) return run<kGated, 2, 1>(context, job);
+  } else if (job.tokens <= 32) {
+    if (tile_rows == 32) return run<kGated, 4, 4>(context, job);
+    if (tile_rows == 64) return run<kGated, 2, 4>(context, job);
+    if (tile_rows == 128) return run<kGated, 1, 4>(context, job);
+  } else {
+    if (tile_rows == 64) return run<kGated, 2, 8>(context, job);
+    if (tile_rows == 128) return run<kGated, 1, 8>(context, job);
+  }
+  fail("there is no tile of " + std::to_string(tile_rows) + " rows for " +
+       std::to_string(job.tokens) + " tokens");
 }
 
 StreamJob make_job(Routing& routing, const Tensor& table, const char* name, int first_group,
@@ -70,7 +82,7 @@ StreamJob make_job(Routing& routing, const Tensor& table, const char* name, int 
 }  // namespace
 
 Tensor moe_up_small(const Tensor& x, Routing& routing, const Tensor& up_gate, int first_group,
-                    int num_groups) {
+                    int num_groups, int tile_rows) {
   StreamJob job = make_job(routing, up_gate, "up_gate", first_group, num_groups);
   expect(x, "x", DType::kBF16, {routing.num_tokens(), up_gate.size(2)});
   if (up_gate.size(1) % 16 != 0) {
@@ -81,19 +93,19 @@ Tensor moe_up_small(const Tensor& x, Routing& routing, const Tensor& up_gate, in
   Context& context = x.context();
   Tensor h = context.empty({job.groups.pairs, job.rows}, DType::kBF16);
   job.out = h.data();
-  run_any<true>(context, job);
+  run_any<true>(context, job, tile_rows);
   return h;
 }
 
 void moe_down_small(const Tensor& h, Routing& routing, const Tensor& down, int first_group,
-                    int num_groups, const Tensor& y) {
+                    int num_groups, const Tensor& y, int tile_rows) {
   StreamJob job = make_job(routing, down, "down", first_group, num_groups);
   expect(h, "h", DType::kBF16, {job.groups.pairs, down.size(2)});
   expect(y, "y", DType::kBF16, {job.groups.pairs, down.size(1)});
   job.rows = static_cast<int>(down.size(1));
   job.x = h.ptr<bf16>();
   job.out = y.data();
-  run_any<false>(h.context(), job);
+  run_any<false>(h.context(), job, tile_rows);
 }
 
 }  // namespace ernie

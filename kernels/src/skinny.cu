@@ -28,19 +28,30 @@ void run(Context& context, StreamJob& job) {
 }
 
 // Tiles shrink with the weight rows until they fill the device, and grow with the tokens.
-template <bool kGated>
-void run_any(Context& context, StreamJob& job) {
-  const int weight_rows = kGated ? 2 * job.rows : job.rows;
+int choose_rows(const Context& context, const StreamJob& job, int weight_rows) {
   const bool few = weight_rows <= 64 * context.sm_count();
+  if (job.tokens <= 8) return few ? 16 : 32;
+  if (job.tokens <= 32) return few ? 32 : 64;
+  return 64;
+}
+
+template <bool kGated>
+void run_any(Context& context, StreamJob& job, int tile_rows = 0) {
+  if (tile_rows == 0) {
+    tile_rows = choose_rows(context, job, kGated ? 2 * job.rows : job.rows);
+  }
   if (job.tokens <= 8) {
-    if (few) return run<kGated, 8, 1>(context, job);
-    return run<kGated, 4, 1>(context, job);
+    if (tile_rows == 16) return run<kGated, 8, 1>(context, job);
+    if (tile_rows == 32) return run<kGated, 4, 1>(context, job);
+  } else if (job.tokens <= 32) {
+    if (tile_rows == 32) return run<kGated, 4, 4>(context, job);
+    if (tile_rows == 64) return run<kGated, 2, 4>(context, job);
+  } else {
+    if (tile_rows == 64) return run<kGated, 2, 8>(context, job);
+    if (tile_rows == 128) return run<kGated, 1, 8>(context, job);
   }
-  if (job.tokens <= 32) {
-    if (few) return run<kGated, 4, 4>(context, job);
-    return run<kGated, 2, 4>(context, job);
-  }
-  run<kGated, 2, 8>(context, job);
+  fail("there is no tile of " + std::to_string(tile_rows) + " rows for " +
+       std::to_string(job.tokens) + " tokens");
 }
 
 StreamJob make_job(const Tensor& x, const Tensor& w) {
@@ -66,7 +77,7 @@ StreamJob make_job(const Tensor& x, const Tensor& w) {
 }  // namespace
 
 Tensor skinny_linear(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& residual,
-                     DType out_dtype) {
+                     DType out_dtype, int tile_rows) {
   StreamJob job = make_job(x, w);
   job.rows = static_cast<int>(w.size(0));
   if (bias.defined()) {
@@ -84,7 +95,7 @@ Tensor skinny_linear(const Tensor& x, const Tensor& w, const Tensor& bias, const
   Context& context = x.context();
   Tensor out = context.empty({x.size(0), w.size(0)}, out_dtype);
   job.out = out.data();
-  run_any<false>(context, job);
+  run_any<false>(context, job, tile_rows);
   return out;
 }
 

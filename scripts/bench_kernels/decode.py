@@ -149,6 +149,41 @@ def bench_experts(context: Any, rng: np.random.Generator, tokens: tuple[int, ...
             _line(f"{name} {count} ({active:.0f})", median_seconds(context, functions), nbytes)
 
 
+def bench_tiles(context: Any, rng: np.random.Generator) -> None:
+    """Every tile height that a number of tokens allows; the kernels' own choice rests on these."""
+    heights = {1: (16, 32), 8: (16, 32), 16: (32, 64), 32: (32, 64), 64: (64, 128)}
+    for name, (n, k) in DENSE.items():
+        nbytes = 2.0 * n * k
+        weights = [
+            _random(context, rng, n, k, scale=0.02) for _ in range(max(2, int(3e8 / nbytes)))
+        ]
+        for tokens, choices in heights.items():
+            x = _random(context, rng, tokens, k)
+            for rows in choices:
+                calls = [
+                    lambda w=w, x=x, rows=rows: kernels.skinny_linear(x, w, tile_rows=rows)
+                    for w in weights
+                ]
+                _line(f"{name} {tokens} rows {rows}", median_seconds(context, calls), nbytes)
+            calls = [lambda w=w, x=x: kernels.gemm(x, w) for w in weights]
+            _line(f"{name} {tokens} gemm", median_seconds(context, calls), nbytes)
+    layers = [Layer(context, rng) for _ in range(4)]
+    heights = {1: (16, 32, 64), 8: (16, 32, 64), 32: (32, 64, 128), 64: (64, 128), 256: (64, 128)}
+    for count, choices in heights.items():
+        x = context.upload(rng.standard_normal((count, HIDDEN)).astype(np.float32), kernels.bf16)
+        y = context.empty((count * SLOTS, HIDDEN), kernels.bf16)
+        active = statistics.mean(_active(layer.route(x)) for layer in layers)
+        for rows in choices:
+
+            def experts(layer: Layer, x: Any = x, y: Any = y, rows: int = rows) -> None:
+                routing = layer.route(x)
+                h = kernels.moe_up_small(x, routing, layer.up, 0, GROUPS, tile_rows=rows)
+                kernels.moe_down_small(h, routing, layer.down, 0, GROUPS, y, tile_rows=rows)
+
+            seconds = median_seconds(context, [lambda n=n, f=experts: f(n) for n in layers])
+            _line(f"experts {count} rows {rows}", seconds, active * 6.0 * WIDTH * HIDDEN)
+
+
 def bench_large_route(context: Any, rng: np.random.Generator) -> None:
     layer = Layer.__new__(Layer)
     layer.gate = context.upload(rng.standard_normal((EXPERTS, HIDDEN)).astype(np.float32))
@@ -166,6 +201,8 @@ def main(areas: list[str]) -> None:
         bench_dense(context, rng)
     if not areas or "experts" in areas:
         bench_experts(context, rng, TOKENS)
+    if "tiles" in areas:
+        bench_tiles(context, rng)
     if not areas or "route" in areas:
         bench_large_route(context, rng)
 

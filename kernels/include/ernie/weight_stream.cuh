@@ -86,6 +86,13 @@ __device__ __forceinline__ void cp_async_weights(uint32_t shared, const void* gl
                : "memory");
 }
 
+// Asks the L2 for `bytes` (a multiple of 16) from memory; nobody waits for it.
+__device__ __forceinline__ void prefetch_l2(const void* global, uint32_t bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
+#endif
+}
+
 __device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
   uint4 v;
   asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
@@ -155,6 +162,10 @@ class WeightStream {
       begin_weights();
       ahead = min(chunks_, kStages - 1);
       for (int s = 0; s < ahead; ++s) copy_weights(s, s);
+      // The up product waits for the router; meanwhile the L2 can take the always active experts.
+      if (kGated && kGrouped) {
+        for (int next = item; next < known; next += gridDim.x) prefetch(next);
+      }
     }
     pdl_wait();
     total_ = job_.tiles;
@@ -304,6 +315,17 @@ class WeightStream {
       }
       weight_offsets_[i] = static_cast<uint32_t>(row) * static_cast<uint32_t>(job_.depth);
     }
+  }
+
+  // The rows of an item of the always active groups, gates by one thread and up rows by another.
+  __device__ void prefetch(int item) const {
+    if (threadIdx.x >= 2) return;
+    const int entry = item / job_.tiles;
+    const int feature = (item - entry * job_.tiles) * (Shape::kRows / 2);
+    const int group = job_.groups.first_always + entry;
+    const size_t row = static_cast<size_t>(2 * group + threadIdx.x) * job_.rows + feature;
+    const int rows = min(Shape::kRows / 2, job_.rows - feature);
+    prefetch_l2(job_.w + row * job_.depth, rows * job_.depth * static_cast<int>(sizeof(bf16)));
   }
 
   __device__ void begin_tokens() {
