@@ -12,7 +12,7 @@ or an abort by `stop`. Whatever happens to one request, the others go on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,10 @@ from backend.wire import EngineOutput, EngineRequest
 log = logging.getLogger("ernie_engine")
 
 
+RunnerMaker = Callable[[RunnableModel, MediaEncoder, int, int, int], ModelRunner]
+"""Model, encoder, number of KV blocks, their size, number of token ids → the runner."""
+
+
 @dataclass(frozen=True)
 class _InFlight:
     """A step that is being computed: whose chunks they are, and where its results come from."""
@@ -69,7 +73,7 @@ class EngineCore:
         eos_token_ids: Collection[int],
         num_token_ids: int,
         structured: StructuredOutput | None = None,
-        runner_type: type[ModelRunner] = ModelRunner,
+        make_runner: RunnerMaker = ModelRunner,
     ) -> None:
         sizing = size_kv_cache(settings, config)
         limits = SchedulerLimits(
@@ -85,7 +89,7 @@ class EngineCore:
         self._encoder = MediaEncoder(
             model, 4 * config.hidden_size, int(settings.encoder_cache_gib * 2**30)
         )
-        self._runner = runner_type(
+        self._runner = make_runner(
             model, self._encoder, sizing.num_blocks, settings.block_size, num_token_ids
         )
         self._builder = RequestBuilder(
@@ -112,6 +116,12 @@ class EngineCore:
         from backend.engine.loading import load_model
 
         loaded = load_model(settings)
+        make_runner: RunnerMaker = ModelRunner
+        if settings.executor == "cuda":
+            from backend.engine.device import device_runner, with_measured_blocks
+
+            settings = with_measured_blocks(settings, loaded.config, loaded.model)
+            make_runner = device_runner(settings, loaded.config)
         return cls(
             loaded.model,
             loaded.config,
@@ -119,6 +129,7 @@ class EngineCore:
             loaded.eos_token_ids,
             loaded.num_token_ids,
             loaded.structured,
+            make_runner,
         )
 
     def add(
@@ -258,7 +269,8 @@ class EngineCore:
 
     def _may_run_ahead(self) -> bool:
         """Whether the next step can be chosen and sampled before this one's tokens are known."""
-        return all(generation.may_run_ahead for generation in self._generations.values())
+        requests = (generation.request for generation in self._generations.values())
+        return all(map(self._runner.may_run_ahead, requests))
 
     def _start_step(self) -> _InFlight | None:
         """Choose a batch and submit it; None when there is nothing to compute."""

@@ -26,12 +26,6 @@ class Generation:
         return control if isinstance(control, OutputControl) else None
 
     @property
-    def may_run_ahead(self) -> bool:
-        """Its next token can be sampled before the last one is known to the host: no grammar, no
-        thinking budget, no words that are banned by what stands before them."""
-        return self.control is None and not self.request.sampling.params.bad_words
-
-    @property
     def key(self) -> str:
         return self.wire.stream_key
 

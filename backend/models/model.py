@@ -38,7 +38,7 @@ class Model:
         self._head = self._embedding if tied else named["lm_head.weight"]
         self._vision = VisionModel(config, ops, weights) if config.is_multimodal else None
         self._attention = AttentionShape(config.num_heads, config.num_kv_heads, config.head_dim)
-        self._rope = RopeSpec(
+        self.rope = RopeSpec(
             head_dim=config.head_dim,
             theta=config.rope_theta,
             pair_axes=alternating_pair_axes(config.rope_sections),
@@ -53,7 +53,11 @@ class Model:
 
     def forward(self, batch: Batch, kv_cache: KvCache) -> Tensor:
         """Run the batch's tokens, write their keys and values: float32 logits [R, V]."""
-        return self.run(self.ops.begin_step(batch, self._rope, kv_cache), kv_cache)
+        return self.run(self.begin_step(batch, kv_cache), kv_cache)
+
+    def begin_step(self, batch: Batch, kv_cache: KvCache) -> Step:
+        """Upload a batch for `run`."""
+        return self.ops.begin_step(batch, self.rope, kv_cache)
 
     def run(self, step: Step, kv_cache: KvCache) -> Tensor:
         """`forward` on what `begin_step` made: float32 logits [R, V]."""

@@ -21,6 +21,7 @@ class CudaKvCache:
     @classmethod
     def allocate(
         cls,
+        kernels: Any,
         context: Any,
         shape: AttentionShape,
         num_layers: int,
@@ -29,7 +30,7 @@ class CudaKvCache:
     ) -> CudaKvCache:
         extents = (num_blocks, shape.num_kv_heads, block_size, shape.head_dim)
         keys, values = (
-            tuple(context.zeros(extents, "bf16") for _ in range(num_layers)) for _ in range(2)
+            tuple(context.zeros(extents, kernels.bf16) for _ in range(num_layers)) for _ in range(2)
         )
         return cls(shape, block_size, keys, values)
 

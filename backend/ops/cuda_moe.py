@@ -14,9 +14,6 @@ from typing import Any
 from backend.ops.cuda_weights import put_shared_experts
 from backend.ops.interface import ExpertGroup, SharedExperts, Tensor, Weight
 
-MAX_SMALL_TOKENS = 256
-"""Up to here a step streams weights past few tokens; beyond, it multiplies matrices."""
-
 
 @dataclass(frozen=True)
 class CudaMoeWeights:
@@ -64,14 +61,15 @@ def _with_shared(
 ) -> Weight:
     """A longer table, with the shared experts at its end."""
     num_routed = table.shape[0]
-    joined = context.empty((num_routed + num_shared, *table.shape[1:]), "bf16")
+    joined = context.empty((num_routed + num_shared, *table.shape[1:]), kernels.bf16)
     kernels.copy(joined.slice(0, num_routed), table)
-    put_shared_experts(kernels, joined, shared, num_routed)
+    put_shared_experts(kernels, context, joined, shared, num_routed)
     return joined
 
 
 def moe(
     kernels: Any,
+    context: Any,
     x: Tensor,
     weights: CudaMoeWeights,
     top_k: int,
@@ -93,7 +91,7 @@ def moe(
         is_vision=is_vision if vision is not None else None,
     )
     slots = top_k + weights.num_shared
-    y = x.context.empty((num_tokens * slots, hidden), "bf16")
+    y = context.empty((num_tokens * slots, hidden), kernels.bf16)
     num_text = weights.up_gate.shape[0]
     _run_experts(kernels, x, routing, weights.up_gate, weights.down, 0, slots, y)
     if vision is not None:
@@ -111,7 +109,8 @@ def _run_experts(
     slots: int,
     y: Tensor,
 ) -> None:
-    is_small = x.shape[0] <= MAX_SMALL_TOKENS
+    # Few tokens are streamed past by the weights; many are a matrix product.
+    is_small = x.shape[0] * slots <= kernels.SMALL_PAIRS
     up = kernels.moe_up_small if is_small else kernels.moe_up_large
     to_y = kernels.moe_down_small if is_small else kernels.moe_down_large
     num_groups = up_gate.shape[0]

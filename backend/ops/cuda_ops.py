@@ -26,10 +26,6 @@ from backend.ops.interface import (
 )
 from backend.ops.rope import RopeSpec
 
-_SMALL_LINEAR_TOKENS = 32
-_ALIGNED = 8
-"""Widths are padded to this many values where a checkpoint's own is not a multiple: 16 bytes."""
-
 
 @dataclass(frozen=True)
 class CudaVisionStep:
@@ -67,7 +63,7 @@ class CudaOps:
     def from_numpy(self, array: NumpyArray, keep_float32: bool = False) -> Tensor:
         if np.issubdtype(array.dtype, np.floating):
             values = np.ascontiguousarray(array, dtype=np.float32)
-            return self.context.upload(values, "f32" if keep_float32 else "bf16")
+            return self.context.upload(values, kernels.f32 if keep_float32 else kernels.bf16)
         return self.context.upload(np.ascontiguousarray(array))
 
     def to_numpy(self, tensor: Tensor) -> NumpyArray:
@@ -95,9 +91,12 @@ class CudaOps:
     def add_rms_norm(
         self, x: Tensor | SlotSums, residual: Tensor | None, weight: Tensor, eps: float
     ) -> tuple[Tensor, Tensor]:
+        pair: tuple[Tensor, Tensor]
         if isinstance(x, SlotSums):
-            return kernels.moe_combine_add_rms_norm(x.y, x.weights, residual, weight, eps)
-        return kernels.add_rms_norm(x, residual, weight, eps)
+            pair = kernels.moe_combine_add_rms_norm(x.y, x.weights, residual, weight, eps)
+        else:
+            pair = kernels.add_rms_norm(x, residual, weight, eps)
+        return pair
 
     def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         return kernels.layer_norm(x, weight, bias, eps)
@@ -112,7 +111,7 @@ class CudaOps:
         return kernels.linear(x, weight, bias, activation or "")
 
     def linear_swiglu(self, x: Tensor, weight: Tensor) -> Tensor:
-        if x.shape[0] <= _SMALL_LINEAR_TOKENS:
+        if x.shape[0] <= kernels.SKINNY_ROWS:
             return kernels.skinny_linear_swiglu(x, weight)
         return kernels.swiglu(kernels.linear(x, weight))
 
@@ -124,12 +123,14 @@ class CudaOps:
     def moe(
         self, x: Tensor, weights: CudaMoeWeights, top_k: int, norm_min: float, step: CudaStep
     ) -> SlotSums:
-        return cuda_moe.moe(kernels, x, weights, top_k, norm_min, step.is_vision)
+        return cuda_moe.moe(kernels, self.context, x, weights, top_k, norm_min, step.is_vision)
 
     def allocate_kv_cache(
         self, shape: AttentionShape, num_layers: int, num_blocks: int, block_size: int
     ) -> CudaKvCache:
-        return CudaKvCache.allocate(self.context, shape, num_layers, num_blocks, block_size)
+        return CudaKvCache.allocate(
+            kernels, self.context, shape, num_layers, num_blocks, block_size
+        )
 
     def rope(self, spec: RopeSpec) -> CudaRope:
         """Uploaded once per spec."""
@@ -141,7 +142,7 @@ class CudaOps:
         return cuda_step.begin_step(self.context, batch, self.rope(rope))
 
     def embed_tokens(self, table: Tensor, step: CudaStep) -> Tensor:
-        x = kernels.embedding(table, step.token_ids)
+        x = kernels.embedding(table, step.token_ids, step.latest)
         return x if step.media is None else kernels.replace_rows(x, *step.media)
 
     def logit_rows(
@@ -162,7 +163,7 @@ class CudaOps:
 
     def logits(self, x: Tensor, head: Tensor, transposed: bool) -> Tensor:
         # A tied embedding [V, H] and a head of its own have the same order here.
-        return kernels.linear_f32(x, head)
+        return kernels.gemm_f32out(x, head)
 
     def normalize_patches(self, patches: NumpyArray, mean: FloatArray, std: FloatArray) -> Tensor:
         upload = self.context.upload

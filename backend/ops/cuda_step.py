@@ -33,8 +33,10 @@ class CudaRope:
 class CudaStep:
     """T tokens: first `num_decodes` sequences of one token each, then prefill chunks.
 
-    - token_ids int32 [T], positions int32 [3, T], slots int64 [T], logit_rows int32 [R] or None
-      when they are all rows in order
+    - token_ids int32 [T]; -1 - s stands for latest[s], int32 [seats], where a sampler leaves tokens
+      that the host has not seen yet
+    - positions int32 [3, T], slots int64 [T], logit_rows int32 [R] or None when they are all
+      rows in order
     - context_lens int32 [S], block_tables int32 [S, B], of all sequences
     - query_starts int32 [prefills + 1], counted from the first prefill's first token
     - media: rows int32 [P] and embeddings [P, H]; is_vision uint8 [T]; both None without
@@ -50,6 +52,7 @@ class CudaStep:
     block_tables: Tensor
     num_decodes: int
     num_logit_rows: int
+    latest: Tensor | None = None
     logit_rows: Tensor | None = None
     query_starts: Tensor | None = None
     max_query_len: int = 0

@@ -57,7 +57,7 @@ class CudaWeightStore:
         rows = device_shape(shape, kind)
         if _TEXT_EXPERTS in name:
             rows = (rows[0] + self._num_shared(name), *rows[1:])
-        dtype = "f32" if keep_float32 else "bf16"
+        dtype = self._kernels.f32 if keep_float32 else self._kernels.bf16
         self._kinds[name] = kind
         self._weights[name] = self._context.empty(rows, dtype)
 
@@ -81,7 +81,9 @@ class CudaWeightStore:
         for name, table in self._weights.items():
             if _TEXT_EXPERTS in name and self._num_shared(name):
                 shared = self._weights[_shared_name(name)]
-                put_shared_experts(self._kernels, table, shared, self._shapes[name][0])
+                put_shared_experts(
+                    self._kernels, self._context, table, shared, self._shapes[name][0]
+                )
         del self._uploader
         self._context.synchronize()
         return self._weights
@@ -95,7 +97,9 @@ class CudaWeightStore:
         return shared[axis] // self._shapes[name][axis]
 
 
-def put_shared_experts(kernels: Any, table: Weight, shared: Weight, num_routed: int) -> None:
+def put_shared_experts(
+    kernels: Any, context: Any, table: Weight, shared: Weight, num_routed: int
+) -> None:
     """Copy shared experts into the table's rows from `num_routed` on.
 
     Of up projections, shared [2 · S · m, H] (gates, then ups) → S times [2 m, H]; of down
@@ -120,7 +124,7 @@ def put_shared_experts(kernels: Any, table: Weight, shared: Weight, num_routed: 
         for expert in range(num_shared):
             rows = np.arange(outputs, dtype=np.int32) * num_shared + expert
             target = table.slice(num_routed + expert, num_routed + expert + 1)
-            picked = kernels.gather_rows(by_expert, table.context.upload(rows))
+            picked = kernels.gather_rows(by_expert, context.upload(rows))
             kernels.copy(target.view((outputs, inputs)), picked)
     else:
         raise InternalError(

@@ -15,7 +15,7 @@ from backend.errors import ErnieError, InternalError
 from backend.runner.batch_builder import build_batch, filling_batch, media_rows_of
 from backend.runner.media_encoder import EncoderModel, MediaEncoder
 from backend.sampler import SampledToken, Sampler
-from backend.scheduler import Chunk
+from backend.scheduler import Chunk, Request
 
 log = logging.getLogger("ernie_engine")
 
@@ -84,6 +84,11 @@ class ModelRunner:
         self._block_size = block_size
         self._num_token_ids = num_token_ids
         self._kv_cache = model.allocate_kv_cache(num_blocks + 1, block_size)
+
+    def may_run_ahead(self, request: Request) -> bool:
+        """Whether a request's next token can be sampled while its last one is on the way; asked
+        when `runs_ahead`."""
+        return False
 
     def submit(self, chunks: Sequence[Chunk]) -> Computation:
         """Begin a step; see `run`."""

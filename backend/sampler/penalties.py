@@ -37,10 +37,17 @@ def adjust(logits: NDArray[np.float32], state: SamplingState) -> None:
         ids, biases = state.biases
         is_known = ids < size
         logits[ids[is_known]] += biases[is_known]
-    if params.bad_words:
-        logits[[i for i in _completing_ids(state) if i < size]] = -np.inf
-    if state.position < params.min_tokens:
-        logits[[i for i in state.stop_ids if i < size]] = -np.inf
+    banned = [token_id for token_id in banned_ids(state) if token_id < size]
+    if banned:
+        logits[banned] = -np.inf
+
+
+def banned_ids(state: SamplingState) -> list[int]:
+    """What may not be sampled next: ends of bad words, stop tokens before min_tokens."""
+    banned = _completing_ids(state) if state.params.bad_words else []
+    if state.position < state.params.min_tokens:
+        banned += state.stop_ids
+    return banned
 
 
 def _penalize(logits: NDArray[np.float32], state: SamplingState) -> None:

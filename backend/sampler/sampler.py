@@ -39,7 +39,7 @@ class Sampler:
         # -inf is a mask and legal; NaN, +inf and a row of nothing but -inf all end up in the
         # maximum.
         if not math.isfinite(logits.max()):
-            return _not_finite(state)
+            return not_finite(state)
         control = state.control
         token_id = None if control is None else control.forced_token()
         if token_id is None:
@@ -61,15 +61,11 @@ class Sampler:
             logits = logits.copy()
             adjust(logits, state)
             if not math.isfinite(logits.max()):
-                return _not_finite(state)
+                return not_finite(state)
         if allowed is not None:
             logits = np.where(allowed, logits, np.float32(-np.inf))
             if not math.isfinite(logits.max()):
-                return InvalidRequestError(
-                    f"no token is left for place {state.position} of the answer: what its grammar "
-                    "allows, the request's bad_words or min_tokens forbid",
-                    code="grammar_error",
-                )
+                return none_left(state)
         return self._choose(logits, state)
 
     def _choose(self, logits: NDArray[np.float32], state: SamplingState) -> int:
@@ -83,7 +79,17 @@ class Sampler:
         return int(ids[np.searchsorted(cumulative, target, side="right")])
 
 
-def _not_finite(state: SamplingState) -> InternalError:
+def none_left(state: SamplingState) -> InvalidRequestError:
+    """Why a token cannot be chosen although the logits are fine."""
+    return InvalidRequestError(
+        f"no token is left for place {state.position} of the answer: what its grammar "
+        "allows, the request's bad_words or min_tokens forbid",
+        code="grammar_error",
+    )
+
+
+def not_finite(state: SamplingState) -> InternalError:
+    """Why a token cannot be chosen from NaN or infinity."""
     return InternalError(
         f"the model's logits for token {state.position} are not finite", code="numerical_error"
     )

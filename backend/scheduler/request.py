@@ -64,7 +64,7 @@ class Request:
         self._block_size = block_size
         self._block_hashes: list[bytes] = []
         # models.md §2.2: generated token n sits at max(prompt positions) + 1 + n on every axis.
-        self._next_position = int(positions.max()) + 1
+        self.next_position = int(positions.max()) + 1
 
     @property
     def output_ids(self) -> list[int]:
@@ -133,7 +133,7 @@ class Request:
         if stop <= length:
             return self.positions[:, start:stop]
         generated = np.empty((3, stop - max(start, length)), dtype=np.int32)
-        first = self._next_position + max(0, start - length)
+        first = self.next_position + max(0, start - length)
         generated[:] = range(first, first + generated.shape[1])
         if start >= length:
             return generated

@@ -142,7 +142,7 @@ def _random(random: np.random.RandomState, spec: ParameterSpec) -> np.ndarray:
 def load_model(config: ModelConfig, weights: dict[str, np.ndarray], ops: Ops) -> Model:
     specs = parameter_specs(config)
     tensors = {
-        name: ops.from_numpy(array, keep_float32=specs[name].keep_float32)
+        name: ops.parameter(array, specs[name].kind, specs[name].keep_float32)
         for name, array in weights.items()
     }
     return build_model(config, ops, tensors)

@@ -39,6 +39,9 @@ class AheadRunner(ModelRunner):
         super().__init__(*arguments)
         self._tokens = {}
 
+    def may_run_ahead(self, request):
+        return request.sampling.control is None and not request.sampling.params.bad_words
+
     def submit(self, chunks):
         kept = [(chunk.request, list(chunk.request.output_ids)) for chunk in chunks]
         for request, output_ids in kept:
@@ -64,7 +67,7 @@ def make_core(model=None, config=fake.CONFIG, **settings):
         EngineSettings(model=Path("none"), **{**SETTINGS, **settings}),
         eos_token_ids=[fake.EOS_ID],
         num_token_ids=fake.VOCAB_SIZE,
-        runner_type=RUNNER_TYPES[-1],
+        make_runner=RUNNER_TYPES[-1],
     )
 
 

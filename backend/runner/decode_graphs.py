@@ -1,0 +1,113 @@
+"""Decode steps recorded once per batch size and launched as a whole."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from backend.models import Model
+from backend.ops.cuda_ops import CudaOps
+from backend.ops.cuda_step import CudaStep
+from backend.runner.decode_rows import FilledRows
+from backend.runner.device_sampler import DeviceSampler
+
+log = logging.getLogger("ernie_engine")
+
+BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
+"""Batch sizes that are recorded; a batch runs as the next larger one."""
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    graph: Any
+    results: Any
+
+
+class DecodeGraphs:
+    """Owns the device arrays that recorded steps read. One step at a time is on its way in the
+    device's stream, so all batch sizes share them.
+
+    `latest` int32 [seats]: each request's newest token, fed back without the host.
+    """
+
+    def __init__(
+        self,
+        kernels: Any,
+        model: Model,
+        kv_cache: Any,
+        sampler: DeviceSampler,
+        latest: Any,
+        max_rows: int,
+        max_blocks: int,
+    ) -> None:
+        ops = model.ops
+        if not isinstance(ops, CudaOps):
+            raise TypeError(f"decode graphs need CudaOps; the model has {type(ops).__name__}")
+        self._context = ops.context
+        self._rope = ops.rope(model.rope)
+        self._model = model
+        self._kv_cache = kv_cache
+        self._sampler = sampler
+        self._latest = latest
+        self._max_blocks = max_blocks
+        self.sizes = (*(size for size in BUCKETS if size < max_rows), max_rows)
+        zeros = self._context.zeros
+        self._tables = zeros((max_rows * max_blocks,), kernels.i32)
+        self._slots = zeros((max_rows,), kernels.i64)
+        self._context_lens = zeros((max_rows,), kernels.i32)
+        self._token_ids = zeros((max_rows,), kernels.i32)
+        self._positions = {size: zeros((3, size), kernels.i32) for size in self.sizes}
+        self._recorded: dict[int, _Recorded] = {}
+
+    def size_for(self, num_rows: int) -> int | None:
+        """The smallest recorded batch that holds `num_rows`; None beyond the largest."""
+        return next((size for size in self.sizes if size >= num_rows), None)
+
+    def record_all(self) -> None:
+        """Record every size, the largest first: the others then find its memory idle."""
+        shared = None
+        for size in tqdm(self.sizes[::-1], desc="Capturing CUDA graphs"):
+            self._run(size)  # kernels and their settings are loaded outside of a recording
+            self._context.synchronize()
+            graph = self._context.capture(shared)
+            with graph:
+                results = self._run(size)
+            self._recorded[size] = _Recorded(graph, results)
+            shared = shared or graph
+
+    def launch(self, size: int, rows: FilledRows, token_ids: NDArray[np.int32]) -> Any:
+        """Fill the arrays and launch: the sampler's results, valid until the next launch.
+
+        token_ids int32 [size]: see CudaStep. The sampler has its own arrays, filled before.
+        """
+        for update in rows.updates:
+            start = update.row * self._max_blocks + update.start
+            self._tables.slice(start, start + len(update.block_ids)).copy_from(update.block_ids)
+        self._slots.slice(0, size).copy_from(rows.slots)
+        self._context_lens.slice(0, size).copy_from(rows.context_lens)
+        self._positions[size].copy_from(rows.positions)
+        self._token_ids.slice(0, size).copy_from(token_ids)
+        recorded = self._recorded[size]
+        recorded.graph.launch()
+        return recorded.results
+
+    def _run(self, size: int) -> Any:
+        step = CudaStep(
+            rope=self._rope,
+            token_ids=self._token_ids.slice(0, size),
+            latest=self._latest,
+            positions=self._positions[size],
+            slots=self._slots.slice(0, size),
+            context_lens=self._context_lens.slice(0, size),
+            block_tables=self._tables.slice(0, size * self._max_blocks).view(
+                (size, self._max_blocks)
+            ),
+            num_decodes=size,
+            num_logit_rows=size,
+        )
+        return self._sampler.run(self._model.run(step, self._kv_cache))

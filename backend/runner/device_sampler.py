@@ -1,0 +1,238 @@
+"""Sampling on the device: each request's settings as rows, its results as tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backend.errors import ErnieError, InternalError
+from backend.sampler import SampledToken, SamplingState
+from backend.sampler.penalties import banned_ids
+from backend.sampler.sampler import none_left, not_finite
+from backend.wire import TokenLogprob
+from kernels.sampling import MAX_TOP_LOGPROBS, Status, padding_rows, results_of, row_bytes
+
+MAX_BIASES = 2**16
+"""Biases and bans of all rows of a step."""
+
+
+class DeviceSampler:
+    """Owns the device arrays that `kernels.sample` reads, so that it can be part of a recorded
+    graph: `prepare` fills them, `run` is recorded or called.
+
+    `latest` int32 [seats] gets every sampled token; penalties look at tables with a row per seat.
+    """
+
+    def __init__(
+        self,
+        kernels: Any,
+        context: Any,
+        latest: Any,
+        *,
+        max_rows: int,
+        vocab_size: int,
+        num_token_ids: int,
+    ) -> None:
+        self._kernels = kernels
+        self._context = context
+        self._latest = latest
+        self._num_token_ids = num_token_ids
+        self._num_words = -(-vocab_size // 32)
+        num_seats = latest.shape[0]
+        zeros = context.zeros
+        self._rows = context.upload(row_bytes(padding_rows(max_rows)))
+        self._mask = zeros((max_rows, self._num_words), kernels.i32)
+        self._bias_offsets = zeros((max_rows + 1,), kernels.i32)
+        self._bias_ids = zeros((MAX_BIASES,), kernels.i32)
+        self._bias_values = zeros((MAX_BIASES,), kernels.f32)
+        self._counts = zeros((num_seats, vocab_size), kernels.u16)
+        self._prompt_seen = zeros((num_seats, self._num_words), kernels.i32)
+        self._penalized: dict[int, SamplingState] = {}
+        self._has_biases = False
+
+    @staticmethod
+    def may_run_ahead(state: SamplingState) -> bool:
+        """Whether the token after the next can be prepared while the next is unknown: no grammar or
+        thinking section, no words that are banned by what stands before them."""
+        return state.control is None and all(len(word) == 1 for word in state.params.bad_words)
+
+    def prepare(
+        self, states: Sequence[SamplingState], seats: Sequence[int], size: int
+    ) -> list[ErnieError | None]:
+        """Fill the first `size` rows; those beyond `states` are padding. Says why a row cannot be
+        sampled, where that is so."""
+        rows = padding_rows(size)
+        errors: list[ErnieError | None] = []
+        biases = [self._fill(rows, row, *pair) for row, pair in enumerate(_pairs(states, seats))]
+        for row, state in enumerate(states):
+            errors.append(self._constrain(rows, row, state))
+        self._rows.slice(0, size).copy_from(row_bytes(rows))
+        self._upload_biases(biases, size)
+        return errors
+
+    def run(self, logits: Any) -> Any:
+        """Results int32 [R, 44] of float32 logits [R, V]."""
+        size = logits.shape[0]
+        return self._kernels.sample(
+            logits,
+            self._rows.slice(0, size),
+            num_valid=self._num_token_ids,
+            mask=self._mask,
+            bias_offsets=self._bias_offsets.slice(0, size + 1),
+            bias_ids=self._bias_ids,
+            bias_values=self._bias_values,
+            counts=self._counts,
+            prompt_seen=self._prompt_seen,
+            latest=self._latest,
+        )
+
+    def read_back(
+        self, states: Sequence[SamplingState], errors: Sequence[ErnieError | None], results: Any
+    ) -> SampledRows:
+        """The results on their way to the host; `results` None without rows."""
+        later = None if results is None else self._context.read_later(results)
+        return SampledRows(tuple(states), tuple(errors), later)
+
+    def _fill(
+        self, rows: NDArray[Any], row: int, state: SamplingState, seat: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """A row's settings; its biases and bans."""
+        params = state.params
+        values = rows[row]
+        values["temperature"] = 0.0 if params.is_greedy else params.temperature
+        values["top_p"] = params.top_p
+        values["min_p"] = params.min_p
+        values["top_k"] = max(params.top_k, 0)
+        values["repetition"] = params.repetition_penalty
+        values["frequency"] = params.frequency_penalty
+        values["presence"] = params.presence_penalty
+        values["seat"] = seat
+        values["num_top"] = (
+            -1 if params.logprobs is None else min(params.logprobs, MAX_TOP_LOGPROBS)
+        )
+        values["key"] = state.key
+        values["position"] = state.position
+        if params.repetition_penalty != 1.0 or params.frequency_penalty or params.presence_penalty:
+            self._note_penalties(seat, state)
+        banned = banned_ids(state)
+        if not banned and not params.logit_bias:
+            return _NO_BIASES
+        ids, biases = state.biases
+        all_ids = np.concatenate([ids, np.array(banned, dtype=np.int64)])
+        return all_ids, np.concatenate([biases, np.full(len(banned), -np.inf, np.float32)])
+
+    def _constrain(self, rows: NDArray[Any], row: int, state: SamplingState) -> ErnieError | None:
+        """What a grammar or a thinking section leaves, as bits."""
+        control = state.control
+        if control is None:
+            return None
+        forced = control.forced_token()
+        if forced is not None:
+            allowed = np.zeros(self._num_token_ids, dtype=np.bool_)
+            allowed[forced] = True
+        else:
+            answer = control.allowed()
+            if isinstance(answer, ErnieError):
+                rows[row]["position"] = -1
+                return answer
+            if answer is None:
+                return None
+            allowed = answer
+        bits = np.zeros(self._num_words * 4, dtype=np.uint8)
+        packed = np.packbits(allowed, bitorder="little")
+        bits[: len(packed)] = packed
+        self._mask.slice(row, row + 1).copy_from(bits.view(np.int32)[None])
+        rows[row]["mask_row"] = row
+        return None
+
+    def _note_penalties(self, seat: int, state: SamplingState) -> None:
+        """Tell the device what a request's prompt and output have, when it is new to its seat;
+        from then on the device counts for itself."""
+        if self._penalized.get(seat) is state:
+            return
+        self._penalized[seat] = state
+        seen = np.zeros(self._num_words * 32, dtype=np.bool_)
+        seen[state.distinct_prompt_ids] = True
+        bits = np.packbits(seen, bitorder="little").view(np.int32)
+        self._prompt_seen.slice(seat, seat + 1).copy_from(bits[None])
+        known = [token_id for token_id in state.output_ids if token_id >= 0]
+        counts = np.bincount(known, minlength=self._counts.shape[1]).astype(np.uint16)
+        self._counts.slice(seat, seat + 1).copy_from(counts[None])
+
+    def _upload_biases(
+        self, biases: list[tuple[NDArray[np.int64], NDArray[np.float32]]], size: int
+    ) -> None:
+        total = sum(len(ids) for ids, _ in biases)
+        if not total and not self._has_biases:
+            return
+        if total > MAX_BIASES:
+            raise InternalError(f"{total} biases and bans in one step; {MAX_BIASES} fit")
+        self._has_biases = bool(total)
+        offsets = np.full(self._bias_offsets.shape[0], total, dtype=np.int32)
+        offsets[0] = 0
+        lengths = [len(ids) for ids, _ in biases]
+        offsets[1 : len(lengths) + 1] = np.cumsum(lengths)
+        self._bias_offsets.copy_from(offsets)
+        if total:
+            ids = np.concatenate([ids for ids, _ in biases]).astype(np.int32)
+            values = np.concatenate([values for _, values in biases])
+            self._bias_ids.slice(0, total).copy_from(ids)
+            self._bias_values.slice(0, total).copy_from(values)
+
+
+_NO_BIASES = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+
+
+@dataclass(frozen=True)
+class SampledRows:
+    """Results of a step's rows, for the first of which there are states; the rest is padding."""
+
+    states: Sequence[SamplingState]
+    errors: Sequence[ErnieError | None]
+    later: Any | None
+
+    def tokens(self) -> list[SampledToken | ErnieError]:
+        """Wait for them."""
+        if self.later is None:
+            return []
+        results = results_of(self.later.numpy())
+        columns = zip(
+            self.states,
+            self.errors,
+            results["token"].tolist(),
+            results["status"].tolist(),
+            strict=False,
+        )
+        return [
+            error or _token(state, token_id, status, results, row)
+            for row, (state, error, token_id, status) in enumerate(columns)
+        ]
+
+
+def _token(
+    state: SamplingState, token_id: int, status: int, results: NDArray[Any], row: int
+) -> SampledToken | ErnieError:
+    if status == Status.NOT_FINITE:
+        return not_finite(state)
+    if status == Status.NONE_LEFT:
+        return none_left(state)
+    if state.control is not None:
+        token_id = state.control.admit(token_id)
+    if state.params.logprobs is None:
+        return SampledToken(token_id)
+    result = results[row]
+    count = int(result["num_top"])
+    top = zip(
+        result["top_ids"][:count].tolist(), result["top_logprobs"][:count].tolist(), strict=True
+    )
+    return SampledToken(token_id, TokenLogprob(token_id, float(result["logprob"]), tuple(top)))
+
+
+def _pairs(
+    states: Sequence[SamplingState], seats: Sequence[int]
+) -> list[tuple[SamplingState, int]]:
+    return list(zip(states, seats, strict=True))

@@ -1,0 +1,86 @@
+"""The native executor's own logic, with NumPy in the place of its kernels."""
+
+import numpy as np
+import pytest
+
+from backend.config.model import load_model_config
+from backend.config.serving import EngineSettings
+from backend.engine.loading import load_model
+from backend.models import parameter_specs
+from backend.ops import cuda_ops
+from backend.ops.cuda_weights import turned
+from backend.weights import load_weights, store_weights
+from scripts.tiny_checkpoint.command import make_tiny_checkpoint
+from tests.oracle import models
+from tests.oracle.cases import WEIGHT_SEED, golden_path, golden_rows, make_prompts
+from tests.oracle.paged import PagedRunner
+from tests.unit.ops import numpy_kernels
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture
+def ops(monkeypatch):
+    monkeypatch.setattr(cuda_ops, "kernels", numpy_kernels)
+    return cuda_ops.CudaOps("gpu:0")
+
+
+@pytest.mark.parametrize("name", models.CONFIGS)
+@pytest.mark.parametrize("chunk", [10_000, 3, 1], ids=["prefill", "chunked prefill", "decode"])
+def test_logits_equal_the_goldens(ops, name, chunk):
+    config = models.make_config(name)
+    model = models.load_model(config, models.random_weights(config, WEIGHT_SEED), ops)
+    prompts = make_prompts(config.is_multimodal)
+    runner = PagedRunner(model, list(prompts.values()))
+    with np.load(golden_path(name), allow_pickle=False) as stored:
+        for (case, prompt), logits in zip(prompts.items(), runner.run(chunk), strict=True):
+            expected = stored[case]
+            error = np.abs(logits[golden_rows(prompt)] - expected).max() / np.abs(expected).max()
+            assert error <= TOLERANCE, f"{case}: relative logit difference {error:.2e}"
+
+
+@pytest.mark.parametrize("layout", ["paddle", "hf"])
+@pytest.mark.parametrize("kind", ["dense", "moe", "vl"])
+def test_stored_weights_are_those_that_a_host_puts_together(ops, tmp_path, kind, layout):
+    make_tiny_checkpoint(tmp_path, kind, layout=layout)
+    config = load_model_config(tmp_path)
+    specs = parameter_specs(config)
+    store = ops.weight_store({name: spec.shape for name, spec in specs.items()})
+    stored = store_weights(tmp_path, config, specs, store, progress=False)
+    on_host = load_weights(
+        tmp_path, config, specs, lambda array, spec: turned(array, spec.kind), progress=False
+    )
+    assert stored.keys() == on_host.keys()
+    for name, expected in on_host.items():
+        found = stored[name].numpy()
+        if ".experts.text." in name:
+            _check_shared(found[len(expected) :], name, on_host)
+            found = found[: len(expected)]
+        np.testing.assert_array_equal(found, expected, err_msg=name)
+
+
+def _check_shared(extra, name, on_host):
+    """The rows behind the routed experts are the shared experts, cut into experts."""
+    layer, projection = name.split(".experts.text.")
+    shared = on_host.get(f"{layer}.shared_experts.{projection}.weight")
+    if shared is None:
+        assert not len(extra)
+    elif projection == "down_proj":
+        np.testing.assert_array_equal(np.concatenate(list(extra), axis=1), shared)
+    else:
+        width = extra.shape[1] // 2
+        gates_and_ups = [*extra[:, :width], *extra[:, width:]]
+        np.testing.assert_array_equal(np.concatenate(gates_and_ups), shared)
+
+
+def test_a_device_that_is_no_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr(cuda_ops, "kernels", numpy_kernels)
+    with pytest.raises(cuda_ops.ConfigError, match="runs on gpu:N; --device is 'cpu'"):
+        cuda_ops.CudaOps("cpu")
+
+
+def test_an_engine_loads_through_the_store(ops, tmp_path, monkeypatch):
+    make_tiny_checkpoint(tmp_path, "vl")
+    monkeypatch.setattr("backend.engine.loading.create_ops", lambda *_: ops)
+    loaded = load_model(EngineSettings(model=tmp_path, executor="cuda", device="gpu:0"))
+    assert loaded.model.ops is ops
