@@ -64,21 +64,22 @@ def stamps(random: Random, language: str, held_out: bool) -> Sample:
 
 
 def _stamp_of_one(random: Random, language: str, clip: Clip, read: list[str]) -> Sample:
-    number = int(random.integers(len(read)))
-    if language == "zh":
+    """The stamp of a frame that is named by its number, or as the first or the last."""
+    index = int(random.integers(len(read)))
+    if random.random() < 0.35:
+        last = random.random() < 0.75
+        question, answer = _ask_end(random, language, last, read[-1 if last else 0])
+    elif language == "zh":
         question, answer = (
-            f"第{number + 1}帧的时间是多少？",
-            f"第{number + 1}帧的时间是{read[number]}。",
+            f"第{index + 1}帧的时间是多少？",
+            f"第{index + 1}帧的时间是{read[index]}。",
         )
     else:
-        question = pick(
-            random,
-            (
-                f"What is the time of frame {number + 1}?",
-                f"Which time does frame {number + 1} show?",
-            ),
+        asks = (
+            f"What is the time of frame {index + 1}?",
+            f"Which time does frame {index + 1} show?",
         )
-        answer = f"The time of frame {number + 1} is {read[number]}."
+        question, answer = pick(random, asks), f"The time of frame {index + 1} is {read[index]}."
     return Sample("film_stamp", language, (user(question, clip),), answer, answer, (clip,))
 
 
@@ -252,17 +253,24 @@ def _ends(random: Random, language: str, held_out: bool, length: VideoLength) ->
     last = random.random() < 0.85
     stamp = _clock(length, picked[-1] if last else picked[0])
     tracks = tuple(still(random, item) for item in items)
+    question, answer = _ask_end(random, language, last, stamp)
+    which = ("最后" if last else "第") if language == "zh" else ("last" if last else "first")
+    if language == "zh":
+        return tracks, question, f"我读出{which}一帧上的时间。", answer
+    return tracks, question, f"I read the time on the {which} frame. ", answer
+
+
+def _ask_end(random: Random, language: str, last: bool, stamp: str) -> tuple[str, str]:
+    """Question and answer about the stamp of the last or the first frame."""
     if language == "zh":
         which = "最后" if last else "第"
-        question = f"{which}一帧的时间是多少？"
-        return tracks, question, f"我读出{which}一帧上的时间。", f"{which}一帧的时间是{stamp}。"
+        return f"{which}一帧的时间是多少？", f"{which}一帧的时间是{stamp}。"
     which = "last" if last else "first"
     question = pick(
         random,
         (f"What is the time of the {which} frame?", f"Which time does the {which} frame show?"),
     )
-    reasoning = f"I read the time on the {which} frame. "
-    return tracks, question, reasoning, f"The time of the {which} frame is {stamp}."
+    return question, f"The time of the {which} frame is {stamp}."
 
 
 _KINDS: tuple[tuple[str, Callable[[Random, str, bool, VideoLength], Story]], ...] = (

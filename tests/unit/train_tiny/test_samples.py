@@ -26,6 +26,7 @@ from scripts.train_tiny.wordlist import WORDS, is_held_out_word, random_letters,
 
 # Two samples of each task are enough to draw; films cost the most.
 _PER_TASK = 2
+ENDS = (("first", 0), ("last", -1))
 
 
 def _pixels(sample: Sample) -> list[np.ndarray]:
@@ -147,7 +148,7 @@ def test_a_timed_object_is_seen_from_the_stamped_frame_on() -> None:
 
 
 def test_practised_stamps_are_those_of_the_frames() -> None:
-    for index in range(12):
+    for index in range(24):
         sample = make_sample("practice_stamps", random_of(8, index, False), False, False, "en")
         (clip,) = sample.media
         assert isinstance(clip, Clip) and isinstance(sample.answer, str)
@@ -157,6 +158,7 @@ def test_practised_stamps_are_those_of_the_frames() -> None:
             assert sample.answer == " ".join(listed)
         else:
             told = [f"The time of frame {n} is {stamp}." for n, stamp in enumerate(stamps, 1)]
+            told += [f"The time of the {name} frame is {stamps[n]}." for name, n in ENDS]
             assert sample.answer in told
 
 
