@@ -111,6 +111,17 @@ class ResponseFormat(msgspec.Struct, omit_defaults=True):
     triggers: list[Any] | None = None
 
 
+class StructuredOutputs(msgspec.Struct, omit_defaults=True):
+    """vLLM's later name of `guided_*`."""
+
+    json: dict[str, Any] | str | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    structural_tag: dict[str, Any] | str | None = None
+
+
 class StreamOptions(msgspec.Struct, omit_defaults=True):
     include_usage: bool = True
     continuous_usage_stats: bool = False
@@ -124,7 +135,9 @@ class GenerateRequest(msgspec.Struct, omit_defaults=True):
     `prompt_token_ids` are used instead of what `messages` would be rendered to, or of `prompt`;
     `completion_token_ids`, the beginning of an answer, are put behind the prompt of a chat. With
     `disable_chat_template` the text of the only message is the prompt.
-    At most one of `response_format` (other than text), `guided_*` and `structural_tag` is given.
+    At most one of `response_format` (other than text), `guided_*`, `structural_tag` and a member of
+    `structured_outputs` is given. `thinking_token_budget` is vLLM's name of `reasoning_max_tokens`,
+    which wins; there -1 means none.
     op `tokenize` and `detokenize` (of `prompt`, token ids) are questions to multimodal_preprocessor
     alone, which generate nothing: it answers with an EngineRequest of op `tokens`.
     """
@@ -158,6 +171,7 @@ class GenerateRequest(msgspec.Struct, omit_defaults=True):
     min_tokens: int | None = None
     reasoning_effort: str | None = None
     reasoning_max_tokens: int | None = None
+    thinking_token_budget: int | None = None
     response_max_tokens: int | None = None
     logit_bias: dict[str, float] | None = None
     bad_words: list[str] | None = None
@@ -168,6 +182,7 @@ class GenerateRequest(msgspec.Struct, omit_defaults=True):
     guided_choice: list[str] | None = None
     guided_grammar: str | None = None
     structural_tag: dict[str, Any] | str | None = None
+    structured_outputs: StructuredOutputs | None = None
     stop: str | list[str] | None = None
     stop_token_ids: list[int] | None = None
     include_stop_str_in_output: bool = False

@@ -1,4 +1,5 @@
-"""What a request wants its answer to look like: `response_format`, `guided_*`, `structural_tag`."""
+"""What a request wants its answer to look like: `response_format`, `guided_*`, `structural_tag`,
+`structured_outputs`."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import json
 from typing import Any
 
 from backend.errors import InvalidRequestError
-from backend.wire import GenerateRequest, ResponseFormat, StructuredSpec
+from backend.wire import GenerateRequest, ResponseFormat, StructuredOutputs, StructuredSpec
 
 
 def answer_format(request: GenerateRequest) -> StructuredSpec | None:
@@ -18,6 +19,7 @@ def answer_format(request: GenerateRequest) -> StructuredSpec | None:
         "guided_choice": _text("guided_choice", "choice", request.guided_choice),
         "guided_grammar": _text("guided_grammar", "grammar", request.guided_grammar),
         "structural_tag": _text("structural_tag", "structural_tag", request.structural_tag),
+        **_structured_outputs(request.structured_outputs),
     }
     given = {name: spec for name, spec in candidates.items() if spec is not None}
     if len(given) > 1:
@@ -27,6 +29,24 @@ def answer_format(request: GenerateRequest) -> StructuredSpec | None:
             param=list(given)[1],
         )
     return next(iter(given.values()), None)
+
+
+def _structured_outputs(given: StructuredOutputs | None) -> dict[str, StructuredSpec | None]:
+    if given is None:
+        return {}
+    name = "structured_outputs"
+    specs = {
+        f"{name}.json": _text(f"{name}.json", "json_schema", given.json),
+        f"{name}.regex": _text(f"{name}.regex", "regex", given.regex),
+        f"{name}.choice": _text(f"{name}.choice", "choice", given.choice),
+        f"{name}.grammar": _text(f"{name}.grammar", "grammar", given.grammar),
+        f"{name}.structural_tag": _text(
+            f"{name}.structural_tag", "structural_tag", given.structural_tag
+        ),
+    }
+    if given.json_object:
+        specs[f"{name}.json_object"] = StructuredSpec("json_object", param=f"{name}.json_object")
+    return specs
 
 
 def _text(param: str, kind: Any, value: Any) -> StructuredSpec | None:

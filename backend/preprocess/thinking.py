@@ -4,7 +4,7 @@
 |---|---|
 | none | none: the template's switch is off; a model without a switch is made to stop at once |
 | minimal, low, medium | 128, 1,024, 4,096, and never more than 80 % of max_tokens |
-| high, or nothing | 80 % of the tokens that the request may generate |
+| high, xhigh, max, or nothing | 80 % of the tokens that the request may generate |
 
 `reasoning_max_tokens` says a number itself. FastDeploy has the 80 % for its VL models; here it
 holds for all that think, so that room is left for an answer.
@@ -27,6 +27,8 @@ _EFFORTS: Final[dict[str, int | None]] = {
     "low": 1024,
     "medium": 4096,
     "high": None,
+    "xhigh": None,
+    "max": None,
 }
 _SWITCHES: Final = ("enable_thinking", "thinking_mode", "options")
 LAYOUT: Final = "\n\n"
@@ -77,13 +79,12 @@ def thinking_spec(
 
 
 def _budget(request: GenerateRequest, sampling: SamplingParams) -> int | None:
-    budget = request.reasoning_max_tokens
+    name, budget = "reasoning_max_tokens", request.reasoning_max_tokens
+    if budget is None and request.thinking_token_budget != -1:
+        name, budget = "thinking_token_budget", request.thinking_token_budget
     if budget is not None:
         if budget < 0:
-            raise InvalidRequestError(
-                f"reasoning_max_tokens is {budget}; it must be at least 0",
-                param="reasoning_max_tokens",
-            )
+            raise InvalidRequestError(f"{name} is {budget}; it must be at least 0", param=name)
         return budget
     budget = _EFFORTS.get(request.reasoning_effort or "high")
     if budget is not None and sampling.max_tokens is not None:

@@ -20,6 +20,9 @@ REFUSED_FIELDS = {
     "temp_scaled_logprobs": "log-probabilities are those of the raw logits",
     "top_p_normalized_logprobs": "log-probabilities are those of the raw logits",
     "use_beam_search": "answers are sampled",
+    "allowed_token_ids": "guided_choice and guided_regex restrict an answer",
+    "logprob_token_ids": "top_logprobs tells the most likely ones",
+    "prompt_embeds": "prompts are text or token ids",
 }
 
 

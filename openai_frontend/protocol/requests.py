@@ -59,6 +59,9 @@ class HttpRequest(GenerateRequest):
     temp_scaled_logprobs: Any = None
     top_p_normalized_logprobs: Any = None
     use_beam_search: Any = None
+    allowed_token_ids: Any = None
+    logprob_token_ids: Any = None
+    prompt_embeds: Any = None
 
     ACCEPTED: ClassVar = (
         *("collect_metrics", "disaggregate_info", "trace_context"),
@@ -133,6 +136,8 @@ def check_messages(request: GenerateRequest) -> None:
         _check_depth(tool.function.parameters, f"tools[{index}].function.parameters")
     for name in _FREE_FORM:
         _check_depth(getattr(request, name), name)
+    if (outputs := request.structured_outputs) is not None:
+        _check_depth([outputs.json, outputs.structural_tag], "structured_outputs")
     if (form := request.response_format) is not None:
         schema = form.json_schema.schema if form.json_schema is not None else None
         _check_depth([schema, form.structures, form.triggers], "response_format")

@@ -52,6 +52,11 @@ def refused(engine):
         ({"guided_regex": "a+"}, "regex", "a+"),
         ({"guided_choice": ["a", "b"]}, "choice", '["a", "b"]'),
         ({"guided_grammar": 'root ::= "a"'}, "grammar", 'root ::= "a"'),
+        ({"structured_outputs": {"json": SCHEMA}}, "json_schema", json.dumps(SCHEMA)),
+        ({"structured_outputs": {"regex": "a+"}}, "regex", "a+"),
+        ({"structured_outputs": {"choice": ["a", "b"]}}, "choice", '["a", "b"]'),
+        ({"structured_outputs": {"grammar": 'root ::= "a"'}}, "grammar", 'root ::= "a"'),
+        ({"structured_outputs": {"json_object": True}}, "json_object", ""),
     ],
 )
 def test_one_constraint(engine, body, kind, text):
@@ -100,6 +105,12 @@ def test_a_schema_that_cannot_be_enforced_needs_strict_false(engine, refused, st
         ({"guided_grammar": "no"}, "guided_grammar"),
         ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice"),
         ({"response_format": {"type": "json_object"}, "guided_json": {}}, "guided_json"),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs.json"),
+        (
+            {"structured_outputs": {"regex": "a", "choice": ["a"]}},
+            "structured_outputs.choice",
+        ),
+        ({"structured_outputs": {"regex": "a"}, "guided_regex": "a"}, "structured_outputs.regex"),
     ],
 )
 def test_bad_constraints_name_their_field(refused, body, param):
@@ -260,6 +271,10 @@ def test_thinking_models_close_it_on_a_line_of_its_own(
         ({"reasoning_effort": "high"}, None),
         ({"reasoning_effort": "low", "reasoning_max_tokens": 7}, 7),
         ({"metadata": {"reasoning_max_tokens": 8}}, 8),
+        ({"reasoning_effort": "xhigh"}, None),
+        ({"thinking_token_budget": 9}, 9),
+        ({"thinking_token_budget": -1}, None),
+        ({"thinking_token_budget": 9, "reasoning_max_tokens": 7}, 7),
         (
             {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}},
             0,
@@ -285,7 +300,7 @@ def test_stop_tokens_of_the_client_and_ignored_eos_end_nothing_early(engine, tok
 @pytest.mark.parametrize(
     ("body", "param"),
     [
-        ({"reasoning_effort": "max"}, "reasoning_effort"),
+        ({"reasoning_effort": "most"}, "reasoning_effort"),
         ({"reasoning_max_tokens": -1}, "reasoning_max_tokens"),
     ],
 )
