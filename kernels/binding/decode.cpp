@@ -76,20 +76,29 @@ void bind_decode(py::module_& module) {
   module.def("skinny_linear_swiglu", &ernie::skinny_linear_swiglu, "x"_a, "w"_a,
              "silu(x gate^T) * (x up^T) for few rows: x bf16 [T <= SKINNY_ROWS, K], w bf16 [2m, K], "
              "gate rows first -> bf16 [T, m].");
+  py::class_<ernie::ExpertTuning>(module, "ExpertTuning",
+                                  "How moe_up_small and moe_down_small divide their work: weight "
+                                  "rows to a tile (0: by the tokens), blocks to a multiprocessor, "
+                                  "items of shared experts that a block fetches into the L2 ahead.")
+      .def(py::init([](int tile_rows, int blocks_per_sm, int prefetched) {
+             return ernie::ExpertTuning{tile_rows, blocks_per_sm, prefetched};
+           }),
+           "tile_rows"_a = 0, "blocks_per_sm"_a = 1, "prefetched"_a = 1);
   module.def(
       "moe_up_small",
       [](const Tensor& x, Routing& routing, const Tensor& up_gate, int first_group,
-         int num_groups, std::optional<int> slots, int tile_rows) {
+         int num_groups, std::optional<int> slots,
+         const ernie::ExpertTuning& tuning) {
         check_slots(routing, slots);
-        return ernie::moe_up_small(x, routing, up_gate, first_group, num_groups, tile_rows);
+        return ernie::moe_up_small(x, routing, up_gate, first_group, num_groups, tuning);
       },
       "x"_a, "routing"_a, "up_gate"_a, "first_group"_a, "num_groups"_a, "slots"_a = py::none(),
-      "tile_rows"_a = 0,
+      "tuning"_a = ernie::ExpertTuning(),
       "silu(x gate^T) * (x up^T) of every pair of the groups, for T * slots <= SMALL_PAIRS: x bf16 "
       "[T, H], up_gate bf16 [num_groups, 2m, H], gate rows first -> bf16 [T * slots, m]; row i "
       "belongs to pair routing.order[i]; other groups' rows are not written.");
   module.def("moe_down_small", &ernie::moe_down_small, "h"_a, "routing"_a, "down"_a,
-             "first_group"_a, "num_groups"_a, "y"_a, "tile_rows"_a = 0,
+             "first_group"_a, "num_groups"_a, "y"_a, "tuning"_a = ernie::ExpertTuning(),
              "y[routing.order[i]] = h[i] down^T for every row i of the groups: h bf16 "
              "[T * slots, m], down bf16 [num_groups, H, m], y bf16 [T * slots, H].");
   module.def("moe_combine", &ernie::moe_combine, "y"_a, "weights"_a,

@@ -9,32 +9,34 @@ namespace ernie {
 namespace {
 
 template <bool kGated, int kSplit, int kTiles>
-void run(Context& context, StreamJob& job) {
+void run(Context& context, StreamJob& job, const ExpertTuning& tuning) {
   using Shape = StreamShape<kSplit, kTiles>;
   const int weight_rows = kGated ? 2 * job.rows : job.rows;
   job.tiles = (weight_rows + Shape::kRows - 1) / Shape::kRows;
   const int items = std::min(job.groups.num_groups, job.groups.pairs) * job.tiles;
   launch(context, weight_stream<kGated, true, kSplit, kTiles>,
-         std::min(items, context.sm_count()), kStreamThreads,
+         std::min(items, context.sm_count() * tuning.blocks_per_sm), kStreamThreads,
          Shape::shared_bytes(job.tokens, job.groups.pairs), job);
 }
 
 // Few tokens: small tiles, because few experts are active and their tiles must spread evenly. Many:
 // tall tiles, because every tile reads its expert's tokens again.
 template <bool kGated>
-void run_any(Context& context, StreamJob& job, int tile_rows) {
+void run_any(Context& context, StreamJob& job, const ExpertTuning& tuning) {
+  int tile_rows = tuning.tile_rows;
+  job.groups.prefetched = tuning.prefetched;
   if (tile_rows == 0) tile_rows = job.tokens <= 8 ? 32 : job.tokens <= 32 ? 64 : 128;
   if (job.tokens <= 8) {
-    if (tile_rows == 16) return run<kGated, 8, 1>(context, job);
-    if (tile_rows == 32) return run<kGated, 4, 1>(context, job);
-    if (tile_rows == 64) return run<kGated, 2, 1>(context, job);
+    if (tile_rows == 16) return run<kGated, 8, 1>(context, job, tuning);
+    if (tile_rows == 32) return run<kGated, 4, 1>(context, job, tuning);
+    if (tile_rows == 64) return run<kGated, 2, 1>(context, job, tuning);
   } else if (job.tokens <= 32) {
-    if (tile_rows == 32) return run<kGated, 4, 4>(context, job);
-    if (tile_rows == 64) return run<kGated, 2, 4>(context, job);
-    if (tile_rows == 128) return run<kGated, 1, 4>(context, job);
+    if (tile_rows == 32) return run<kGated, 4, 4>(context, job, tuning);
+    if (tile_rows == 64) return run<kGated, 2, 4>(context, job, tuning);
+    if (tile_rows == 128) return run<kGated, 1, 4>(context, job, tuning);
   } else {
-    if (tile_rows == 64) return run<kGated, 2, 8>(context, job);
-    if (tile_rows == 128) return run<kGated, 1, 8>(context, job);
+    if (tile_rows == 64) return run<kGated, 2, 8>(context, job, tuning);
+    if (tile_rows == 128) return run<kGated, 1, 8>(context, job, tuning);
   }
   fail("there is no tile of " + std::to_string(tile_rows) + " rows for " +
        std::to_string(job.tokens) + " tokens");
@@ -82,7 +84,7 @@ StreamJob make_job(Routing& routing, const Tensor& table, const char* name, int 
 }  // namespace
 
 Tensor moe_up_small(const Tensor& x, Routing& routing, const Tensor& up_gate, int first_group,
-                    int num_groups, int tile_rows) {
+                    int num_groups, const ExpertTuning& tuning) {
   StreamJob job = make_job(routing, up_gate, "up_gate", first_group, num_groups);
   expect(x, "x", DType::kBF16, {routing.num_tokens(), up_gate.size(2)});
   if (up_gate.size(1) % 16 != 0) {
@@ -93,19 +95,19 @@ Tensor moe_up_small(const Tensor& x, Routing& routing, const Tensor& up_gate, in
   Context& context = x.context();
   Tensor h = context.empty({job.groups.pairs, job.rows}, DType::kBF16);
   job.out = h.data();
-  run_any<true>(context, job, tile_rows);
+  run_any<true>(context, job, tuning);
   return h;
 }
 
 void moe_down_small(const Tensor& h, Routing& routing, const Tensor& down, int first_group,
-                    int num_groups, const Tensor& y, int tile_rows) {
+                    int num_groups, const Tensor& y, const ExpertTuning& tuning) {
   StreamJob job = make_job(routing, down, "down", first_group, num_groups);
   expect(h, "h", DType::kBF16, {job.groups.pairs, down.size(2)});
   expect(y, "y", DType::kBF16, {job.groups.pairs, down.size(1)});
   job.rows = static_cast<int>(down.size(1));
   job.x = h.ptr<bf16>();
   job.out = y.data();
-  run_any<false>(h.context(), job, tile_rows);
+  run_any<false>(h.context(), job, tuning);
 }
 
 }  // namespace ernie

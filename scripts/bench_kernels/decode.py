@@ -168,20 +168,27 @@ def bench_tiles(context: Any, rng: np.random.Generator) -> None:
             calls = [lambda w=w, x=x: kernels.gemm(x, w) for w in weights]
             _line(f"{name} {tokens} gemm", median_seconds(context, calls), nbytes)
     layers = [Layer(context, rng) for _ in range(4)]
-    heights = {1: (16, 32, 64), 8: (16, 32, 64), 32: (32, 64, 128), 64: (64, 128), 256: (64, 128)}
-    for count, choices in heights.items():
+    tunings = {  # tile_rows, blocks_per_sm, prefetched
+        1: ((32, 1, 1), (32, 1, 0), (32, 1, 2), (32, 2, 1), (16, 1, 1), (16, 2, 1), (64, 1, 1)),
+        8: ((32, 1, 1), (32, 1, 0), (32, 2, 1), (16, 1, 1), (64, 1, 1), (64, 2, 1)),
+        32: ((64, 1, 1), (64, 2, 1), (32, 1, 1), (128, 1, 1)),
+        64: ((128, 1, 1), (128, 2, 1), (64, 1, 1)),
+        256: ((128, 1, 1), (128, 2, 1), (64, 1, 1)),
+    }
+    for count, choices in tunings.items():
         x = context.upload(rng.standard_normal((count, HIDDEN)).astype(np.float32), kernels.bf16)
         y = context.empty((count * SLOTS, HIDDEN), kernels.bf16)
         active = statistics.mean(_active(layer.route(x)) for layer in layers)
-        for rows in choices:
+        for choice in choices:
+            tuning = kernels.ExpertTuning(*choice)
 
-            def experts(layer: Layer, x: Any = x, y: Any = y, rows: int = rows) -> None:
+            def experts(layer: Layer, x: Any = x, y: Any = y, tuning: Any = tuning) -> None:
                 routing = layer.route(x)
-                h = kernels.moe_up_small(x, routing, layer.up, 0, GROUPS, tile_rows=rows)
-                kernels.moe_down_small(h, routing, layer.down, 0, GROUPS, y, tile_rows=rows)
+                h = kernels.moe_up_small(x, routing, layer.up, 0, GROUPS, tuning=tuning)
+                kernels.moe_down_small(h, routing, layer.down, 0, GROUPS, y, tuning)
 
             seconds = median_seconds(context, [lambda n=n, f=experts: f(n) for n in layers])
-            _line(f"experts {count} rows {rows}", seconds, active * 6.0 * WIDTH * HIDDEN)
+            _line(f"experts {count} {choice}", seconds, active * 6.0 * WIDTH * HIDDEN)
 
 
 def bench_large_route(context: Any, rng: np.random.Generator) -> None:

@@ -122,6 +122,33 @@ def test_experts_are_as_exact_as_torchs(ctx, tokens, sizes, kind):
     assert _error(found_y[order], exact_y) <= 2 * _error(torch_y, exact_y)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "tile_rows"),
+    [(5, 16), (5, 32), (5, 64), (20, 32), (20, 64), (20, 128), (90, 64), (90, 128)],
+)
+@pytest.mark.parametrize("blocks", (1, 2))
+def test_every_tile_gives_the_same_result(ctx, tokens, tile_rows, blocks):
+    experts, shared, top_k, hidden, m = ODD
+    groups, slots = experts + shared, top_k + shared
+    ids = _choices(tokens, ODD, "balanced")
+    x = _random(tokens, hidden)
+    up_gate = _random(groups, 2 * m, hidden, scale=hidden**-0.5)
+    down = _random(groups, hidden, m, scale=m**-0.5)
+    routing, order, _ = _routing(ctx, ids, groups, experts, shared)
+    gx, gup, gdown = (_give(ctx, tensor) for tensor in (x, up_gate, down))
+    y = _poison(ctx, tokens * slots, hidden)
+    tuning = kernels.ExpertTuning(tile_rows, blocks, 2)
+
+    h = kernels.moe_up_small(gx, routing, gup, 0, groups, slots, tuning)
+    kernels.moe_down_small(h, routing, gdown, 0, groups, y, tuning)
+
+    sorted_ids = ids.flatten()[order]
+    inner = _grouped(x[order // slots].double(), up_gate.double(), sorted_ids, _swiglu)
+    exact = _grouped(inner, down.double(), sorted_ids, lambda a, w: a @ w.T)
+    assert _error(_take(ctx, h), inner) < 3e-3
+    assert _error(_take(ctx, y)[order], exact) < 5e-3
+
+
 def test_two_calls_share_the_rows_of_two_modalities(ctx):
     experts, shared, vision, top_k, hidden, text_m, vision_m = 6, 2, 6, 2, 192, 80, 40
     tokens, slots, groups = 40, 4, 14

@@ -106,6 +106,19 @@ def test_swiglu_is_as_exact_as_torchs(ctx, rows, m, k):
     )
 
 
+@pytest.mark.parametrize(
+    ("rows", "tile_rows"), [(6, 16), (6, 32), (30, 32), (30, 64), (60, 64), (60, 128)]
+)
+def test_every_tile_gives_the_same_result(ctx, rows, tile_rows):
+    x, w = _random(rows, 1096), _random(200, 1096)
+
+    y = kernels.skinny_linear(
+        _give(ctx, x), _give(ctx, w), out_dtype=kernels.f32, tile_rows=tile_rows
+    )
+
+    assert _error(_take(ctx, y), x.double() @ w.double().T) < 2e-6
+
+
 def test_a_row_does_not_depend_on_its_neighbours(ctx):
     x, w = _random(8, 2560), _give(ctx, _random(3584, 2560, scale=0.02))
     alone = _take(ctx, kernels.skinny_linear(_give(ctx, x[:1].contiguous()), w))

@@ -2,8 +2,7 @@
 //
 // Routing and its group numbering: ernie/route.h. A call serves groups first_group …
 // first_group + num_groups - 1, whose weights are table entries 0 … num_groups - 1. H and m are
-// multiples of 8; T · slots <= kSmallPairs. tile_rows (16, 32, 64 or 128 weight rows) overrules the
-// choice of the tile.
+// multiples of 8; T · slots <= kSmallPairs.
 #pragma once
 
 #include <utility>
@@ -15,16 +14,23 @@ namespace ernie {
 
 constexpr int kSmallPairs = 4096;
 
+// What the bench varies; the defaults are what it found best.
+struct ExpertTuning {
+  int tile_rows = 0;      // 16, 32, 64 or 128 weight rows to a tile; 0: by the tokens
+  int blocks_per_sm = 1;  // as far as they fit
+  int prefetched = 1;     // items of shared experts that an up block asks the L2 for ahead
+};
+
 // silu(x · gateᵀ) · (x · upᵀ) of every pair of the groups: x bf16 [T, H], up_gate bf16
 // [num_groups, 2m, H], gate rows first → h bf16 [T · slots, m]; row i belongs to pair order[i].
 // Rows of other groups are left as they are.
 Tensor moe_up_small(const Tensor& x, Routing& routing, const Tensor& up_gate, int first_group,
-                    int num_groups, int tile_rows = 0);
+                    int num_groups, const ExpertTuning& tuning = {});
 
 // h · downᵀ of every pair of the groups: down bf16 [num_groups, H, m] → rows order[i] of y bf16
 // [T · slots, H]. Rows of other groups are left as they are.
 void moe_down_small(const Tensor& h, Routing& routing, const Tensor& down, int first_group,
-                    int num_groups, const Tensor& y, int tile_rows = 0);
+                    int num_groups, const Tensor& y, const ExpertTuning& tuning = {});
 
 // Sum over a token's slots of weight · y, in float32: y bf16 [T · slots, H], weights f32 [T, slots]
 // → bf16 [T, H].

@@ -37,6 +37,7 @@ struct StreamGroups {
   int slots;         // pairs of one token
   int first_always;  // groups first_always … + num_always - 1 hold every token
   int num_always;
+  int prefetched;  // always active items that each block asks the L2 for while it waits
 };
 
 struct StreamJob {
@@ -164,7 +165,10 @@ class WeightStream {
       for (int s = 0; s < ahead; ++s) copy_weights(s, s);
       // The up product waits for the router; meanwhile the L2 can take the always active experts.
       if (kGated && kGrouped) {
-        for (int next = item; next < known; next += gridDim.x) prefetch(next);
+        for (int i = 0, next = item; i < job_.groups.prefetched && next < known; ++i) {
+          prefetch(next);
+          next += gridDim.x;
+        }
       }
     }
     pdl_wait();
