@@ -122,7 +122,8 @@ std::shared_ptr<Pool> Context::exchange_pool(std::shared_ptr<Pool> pool) {
 }
 
 void Context::allow_shared_bytes(const void* kernel, size_t bytes) {
-  constexpr size_t kAlwaysAllowed = 48 << 10;
+  // 48 KB are allowed to a kernel that does not ask, and its static memory counts among them.
+  constexpr size_t kAlwaysAllowed = 16 << 10;
   if (bytes <= kAlwaysAllowed) return;
   size_t& limit = shared_limits_[kernel];
   if (bytes <= limit) return;
