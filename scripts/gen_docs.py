@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -18,6 +19,8 @@ from openai_frontend.launch.flag import Flag  # noqa: E402
 from openai_frontend.launch.flag_table import FLAGS  # noqa: E402
 
 FLAGS_PAGE = ROOT / "docs" / "flags.md"
+COMPATIBILITY_PAGE = ROOT / "docs" / "compatibility.md"
+COMPATIBILITY_DATA = ROOT / "docs" / "compatibility.json"
 
 _HEAD = """\
 # Flags
@@ -40,6 +43,49 @@ def flags_page() -> str:
     for flag in FLAGS:
         groups.setdefault(flag.group, []).append(flag)
     return "\n".join([_HEAD, *(_group(name, flags) for name, flags in groups.items())])
+
+
+_COMPATIBILITY_HEAD = """\
+# Compatibility
+
+<!-- Made by scripts/gen_docs.py from docs/compatibility.json; do not edit. -->
+
+What requests may hold and what comes back, here and elsewhere. Each cell of this project links the
+test that shows it. The others' are read from their sources and documents: FastDeploy `develop` of
+January 2026 (2.3 to 2.4), vLLM's protocol files of mid-2026 (0.33), Triton's
+`python/openai` of August 2026. "unknown" is what could not be established there.
+
+- **ignored**: taken without a word, and without effect.
+- **refused**: an error names it. In Triton's frontend that is 422 for every field it does not know.
+- **accepted, without effect**: documented as such; nothing in the answer depends on it.
+"""
+
+
+def compatibility_page() -> str:
+    data = json.loads(COMPATIBILITY_DATA.read_text(encoding="utf-8"))
+    return "\n".join([_COMPATIBILITY_HEAD, *(_features(group) for group in data["groups"])])
+
+
+def _features(group: dict[str, Any]) -> str:
+    head = "| | This project | FastDeploy | vLLM | Triton's frontend |\n|---|---|---|---|---|"
+    rows = [
+        f"| {row['field']} | {_own_cell(row)} | "
+        + " | ".join(_peer_cell(row[peer]) for peer in ("fastdeploy", "vllm", "triton"))
+        + " |"
+        for row in group["rows"]
+    ]
+    return "\n".join([f"## {group['title']}", "", head, *rows, ""])
+
+
+def _own_cell(row: dict[str, str]) -> str:
+    if not row["test"]:
+        return row["ours"]
+    path, _, name = row["test"].partition("::")
+    return f"{row['ours']}: [{name}](../{path})"
+
+
+def _peer_cell(text: str) -> str:
+    return "unknown" if text == "?" else text
 
 
 def _group(name: str, flags: list[Flag]) -> str:
@@ -81,15 +127,17 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="gen_docs.py", description=__doc__)
     parser.add_argument("--check", action="store_true")
     is_check = parser.parse_args(arguments).check
-    page = flags_page()
-    if not is_check:
-        FLAGS_PAGE.parent.mkdir(exist_ok=True)
-        FLAGS_PAGE.write_text(page, encoding="utf-8")
-        return 0
-    if FLAGS_PAGE.is_file() and FLAGS_PAGE.read_text(encoding="utf-8") == page:
-        return 0
-    print(f"{FLAGS_PAGE.relative_to(ROOT)} is out of date: run python scripts/gen_docs.py")
-    return 1
+    status = 0
+    for path, page in (
+        (FLAGS_PAGE, flags_page()),
+        (COMPATIBILITY_PAGE, compatibility_page()),
+    ):
+        if not is_check:
+            path.write_text(page, encoding="utf-8")
+        elif not path.is_file() or path.read_text(encoding="utf-8") != page:
+            print(f"{path.relative_to(ROOT)} is out of date: run python scripts/gen_docs.py")
+            status = 1
+    return status
 
 
 if __name__ == "__main__":

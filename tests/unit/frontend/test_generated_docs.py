@@ -1,4 +1,4 @@
-"""docs/flags.md is what the flag table says."""
+"""docs/flags.md is what the flag table says, docs/compatibility.md what its data file says."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from openai_frontend.launch.flag_table import FLAGS
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def test_the_flags_page_is_current():
+def test_the_generated_pages_are_current():
     done = subprocess.run(
         [sys.executable, "scripts/gen_docs.py", "--check"], cwd=ROOT, capture_output=True, text=True
     )
