@@ -1,0 +1,158 @@
+"""Attention at the sizes of the 21B/28B models, and torch's SDPA on the same sizes in the same run.
+
+Decode is held against the memory's rate over the bytes of keys and values, the others against the
+matrix units' rate over the products of visible scores. Our kernels run in replayed graphs, decode
+over caches that rotate past the L2; SDPA reads contiguous keys and values, no pages.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import kernels
+
+PEAK_BYTES = 4.3e12
+PEAK_FLOPS = 790e12
+NQ, NKV, HEAD, BLOCK = 20, 4, 128, 64
+DECODE = [(b, c) for b in (1, 8, 32, 128, 256) for c in (512, 8192)] + [(1, 1024), (1, 131072)]
+PREFILL = (2048, 8192, 30000)
+PATCHES = (1024, 4960, 65536)
+TORCH_DECODE = ((1, 8192), (32, 8192))
+
+
+def median_seconds(context: Any, calls: list[Callable[[], object]], repeats: int = 9) -> float:
+    """Median time of one call, all of them in one graph."""
+    calls[0]()
+    with context.capture() as graph:
+        for call in calls:
+            call()
+    graph.launch()
+    times = []
+    for _ in range(repeats):
+        start, end = context.event(), context.event()
+        start.record()
+        graph.launch()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_ms(end) / 1e3 / len(calls))
+    return statistics.median(times)
+
+
+def torch_seconds(call: Callable[[], object], repeats: int = 7) -> float:
+    times = []
+    for _ in range(repeats + 2):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        call()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) / 1e3)
+    return statistics.median(times[2:])
+
+
+def _normal(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
+
+
+def _give(context: Any, tensor: torch.Tensor) -> Any:
+    torch.cuda.synchronize()
+    return kernels.from_dlpack(context, tensor)
+
+
+def _int32(values: list[int]) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.int32, device="cuda")
+
+
+def _line(name: str, seconds: float, work: float, peak: float) -> None:
+    unit = "TB/s" if peak == PEAK_BYTES else "TFLOP/s"
+    rate = work / seconds
+    print(
+        f"{name:30s} {seconds * 1e6:10.2f} us {rate / 1e12:8.2f} {unit:7s} {rate / peak:6.1%}",
+        flush=True,
+    )
+
+
+def _tables(sequences: int, tokens: int, first: int) -> torch.Tensor:
+    """Block tables of sequences of `tokens` tokens, blocks from `first` on, shuffled."""
+    width = -(-tokens // BLOCK)
+    order = torch.randperm(sequences * width, device="cuda") + first
+    return order.view(sequences, width).int()
+
+
+def bench_decode(context: Any) -> None:
+    for sequences, tokens in DECODE:
+        nbytes = 4.0 * sequences * tokens * NKV * HEAD
+        blocks = sequences * -(-tokens // BLOCK)
+        copies = max(1, min(24, int(2e8 / nbytes)))
+        keys, values = (_normal(copies * blocks + 1, NKV, BLOCK, HEAD) for _ in range(2))
+        k, v = _give(context, keys), _give(context, values)
+        q = _give(context, _normal(sequences, NQ, HEAD))
+        lens = _give(context, _int32([tokens] * sequences))
+        tables = [_give(context, _tables(sequences, tokens, 1 + i * blocks)) for i in range(copies)]
+        calls = [
+            lambda t=t, a=(q, k, v), n=lens: kernels.decode_attention(*a, t, n, HEAD**-0.5)
+            for t in tables
+        ]
+        _line(f"decode {sequences} x {tokens}", median_seconds(context, calls), nbytes, PEAK_BYTES)
+        if (sequences, tokens) in TORCH_DECODE:
+            rows = _normal(sequences, NQ, 1, HEAD)
+            flat = [x[:blocks].view(sequences, NKV, tokens, HEAD) for x in (keys, values)]
+            seconds = torch_seconds(
+                lambda q=rows, kv=flat: torch.nn.functional.scaled_dot_product_attention(
+                    q, *kv, enable_gqa=True
+                )
+            )
+            _line("    torch", seconds, nbytes, PEAK_BYTES)
+
+
+def bench_prefill(context: Any) -> None:
+    for tokens in PREFILL:
+        flops = 4.0 * HEAD * NQ * tokens * (tokens + 1) / 2
+        tables = _tables(1, tokens, 1)
+        caches = [_normal(tables.numel() + 1, NKV, BLOCK, HEAD) for _ in range(2)]
+        q = _normal(tokens, NQ, HEAD)
+        inputs = [*caches, tables, _int32([tokens]), _int32([0, tokens])]
+        arguments = [_give(context, t) for t in (q, *inputs)]
+        seconds = median_seconds(
+            context, [lambda a=arguments, n=tokens: kernels.prefill_attention(*a, n, HEAD**-0.5)]
+        )
+        _line(f"prefill {tokens}", seconds, flops, PEAK_FLOPS)
+        k, v = (_normal(1, NQ, tokens, HEAD) for _ in range(2))
+        seconds = torch_seconds(
+            lambda q=q.transpose(0, 1)[None], k=k, v=v: (
+                torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            )
+        )
+        _line("    torch", seconds, flops, PEAK_FLOPS)
+
+
+def bench_vision(context: Any) -> None:
+    heads, head = 16, 80
+    for patches in PATCHES:
+        flops = 4.0 * heads * head * patches * patches
+        qkv = _normal(patches, 3 * heads * head)
+        angles = torch.rand(patches, head // 2, device="cuda")
+        starts = _int32([0, patches])
+        arguments = [_give(context, t) for t in (qkv, angles.cos(), angles.sin(), starts)]
+        seconds = median_seconds(
+            context,
+            [lambda a=arguments, n=patches: kernels.vision_attention(*a, n, heads)],
+            repeats=5,
+        )
+        _line(f"vision {patches}", seconds, flops, PEAK_FLOPS)
+        q, k, v = qkv.view(1, patches, 3, heads, head).permute(2, 0, 3, 1, 4).contiguous()
+        seconds = torch_seconds(
+            lambda q=q, k=k, v=v: torch.nn.functional.scaled_dot_product_attention(q, k, v), 3
+        )
+        _line("    torch", seconds, flops, PEAK_FLOPS)
+
+
+def main() -> None:
+    context = kernels.Context()
+    bench_decode(context)
+    bench_prefill(context)
+    bench_vision(context)

@@ -1,0 +1,293 @@
+"""Decode and prefill attention over the paged cache against float64 on the same bf16 inputs."""
+
+from dataclasses import dataclass
+
+import pytest
+
+import kernels
+
+torch = pytest.importorskip("torch")
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        kernels.unavailable_reason() is not None, reason=str(kernels.unavailable_reason())
+    ),
+]
+
+NAN = float("nan")
+
+
+@pytest.fixture(scope="module")
+def ctx():
+    return kernels.Context()
+
+
+def _give(ctx, tensor):
+    torch.cuda.synchronize()
+    return kernels.from_dlpack(ctx, tensor)
+
+
+def _take(ctx, tensor):
+    ctx.synchronize()
+    return torch.from_dlpack(tensor)
+
+
+def _normal(*shape):
+    return torch.randn(*shape, device="cuda").bfloat16()
+
+
+def _int32(values):
+    return torch.tensor(values, dtype=torch.int32, device="cuda")
+
+
+@dataclass(frozen=True)
+class Heads:
+    nq: int
+    nkv: int
+    size: int
+    block_size: int
+
+    @property
+    def scale(self):
+        return self.size**-0.5
+
+
+MAIN = Heads(20, 4, 128, 64)
+SHAPES = [
+    MAIN,
+    Heads(20, 4, 128, 16),
+    Heads(20, 4, 128, 48),
+    Heads(20, 4, 128, 256),
+    Heads(16, 2, 128, 64),
+    Heads(64, 8, 128, 64),
+    Heads(16, 1, 128, 64),
+    Heads(4, 4, 128, 128),
+    Heads(6, 2, 32, 16),
+    Heads(8, 8, 64, 64),
+    Heads(9, 3, 72, 16),
+    Heads(12, 4, 80, 32),
+    Heads(16, 1, 96, 64),
+]
+shapes = pytest.mark.parametrize("heads", SHAPES, ids=str)
+
+
+class Cache:
+    """Contexts scattered over shuffled blocks; everything that is not a context's is NaN."""
+
+    def __init__(self, heads, contexts):
+        self.contexts = contexts
+        size = heads.block_size
+        needed = [-(-length // size) for length in contexts]
+        total = sum(needed) + 3
+        free = (torch.randperm(total - 1) + 1).tolist()
+        tables = torch.zeros(len(contexts), max(needed) + 2, dtype=torch.int32)
+        self.k, self.v = (
+            torch.full((total, heads.nkv, size, heads.size), NAN, device="cuda").bfloat16()
+            for _ in range(2)
+        )
+        self.keys, self.values = [], []  # [context, nkv, d] of each sequence
+        for s, length in enumerate(contexts):
+            blocks = [free.pop() for _ in range(needed[s])]
+            tables[s, : len(blocks)] = torch.tensor(blocks, dtype=torch.int32)
+            at = torch.arange(length, device="cuda")
+            block = torch.tensor(blocks, device="cuda", dtype=torch.long)[at // size]
+            for cache, kept in ((self.k, self.keys), (self.v, self.values)):
+                rows = _normal(length, heads.nkv, heads.size)
+                cache[block, :, at % size] = rows
+                kept.append(rows)
+        self.tables = tables.cuda()
+
+    def arguments(self, ctx, rows=slice(None)):
+        return [
+            _give(ctx, t)
+            for t in (self.k, self.v, self.tables[rows].contiguous(), _int32(self.contexts[rows]))
+        ]
+
+
+def _exact(q, k, v, seen, scale):
+    """q [L, nq, d] over the first seen[i] of keys [C, nkv, d], in float64."""
+    ratio = q.shape[1] // k.shape[1]
+    q, k, v = q.double(), k.double(), v.double()
+    hidden = torch.arange(len(k), device="cuda") >= seen[:, None]
+    out = torch.empty_like(q)
+    for h in range(q.shape[1]):
+        scores = (q[:, h] @ k[:, h // ratio].T * scale).masked_fill(hidden, -torch.inf)
+        out[:, h] = scores.softmax(-1) @ v[:, h // ratio]
+    return out
+
+
+def _torch_bf16(q, k, v, seen, scale):
+    ratio = q.shape[1] // k.shape[1]
+    q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
+    k, v = (x.repeat_interleave(ratio, 1) for x in (k, v))
+    visible = torch.arange(k.shape[2], device="cuda") < seen[:, None]
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=visible, scale=scale)
+    return out[0].transpose(0, 1)
+
+
+def _relative_error(actual, exact):
+    return ((actual.double() - exact).norm() / exact.norm().clamp_min(1e-30)).item()
+
+
+def _assert_as_good_as_torch(out, q, k, v, seen, heads):
+    seen = torch.as_tensor(seen, device="cuda")
+    exact = _exact(q, k, v, seen, heads.scale)
+    out = out.view(q.shape)
+    assert torch.isfinite(out).all()
+    ours = _relative_error(out, exact)
+    theirs = _relative_error(_torch_bf16(q, k, v, seen, heads.scale), exact)
+    assert ours <= 2 * theirs, f"error {ours:.2e}, torch in bf16 {theirs:.2e}"
+
+
+def _decode(ctx, heads, cache, q, rows=slice(None)):
+    """The result, computed into memory that held NaN before."""
+    arguments = [_give(ctx, q[rows].contiguous()), *cache.arguments(ctx, rows), heads.scale]
+    _take(ctx, kernels.decode_attention(*arguments)).fill_(NAN)
+    torch.cuda.synchronize()
+    return _take(ctx, kernels.decode_attention(*arguments)).clone()
+
+
+def _check_decode(ctx, heads, contexts):
+    cache = Cache(heads, contexts)
+    q = _normal(len(contexts), heads.nq, heads.size)
+    out = _decode(ctx, heads, cache, q)
+    for s, length in enumerate(contexts):
+        if length == 0:
+            assert not out[s].any()
+        else:
+            _assert_as_good_as_torch(
+                out[s : s + 1], q[s : s + 1], cache.keys[s], cache.values[s], [length], heads
+            )
+
+
+@shapes
+def test_decode_is_as_exact_as_torch_at_every_length(ctx, heads):
+    _check_decode(ctx, heads, [1, 2, 15, 16, 17, 63, 64, 65, 0, 127, 128, 129, 1000, 3333, 0])
+
+
+def test_decode_of_one_short_context(ctx):
+    _check_decode(ctx, MAIN, [1])
+
+
+def test_decode_of_the_longest_context(ctx):
+    _check_decode(ctx, MAIN, [131072])
+
+
+def test_decode_of_long_and_short_contexts_together(ctx):
+    _check_decode(ctx, MAIN, [40001, 3, 8192, 0, 70000, 100])
+
+
+def test_decode_of_many_sequences(ctx):
+    _check_decode(ctx, MAIN, (torch.randperm(2000)[:300] + 1).tolist())
+
+
+def test_a_row_alone_gets_the_bits_it_gets_in_a_batch(ctx):
+    contexts = [700, 5, 20000, 129, 4096]
+    cache = Cache(MAIN, contexts)
+    q = _normal(len(contexts), MAIN.nq, MAIN.size)
+    together = _decode(ctx, MAIN, cache, q)
+    for s in range(len(contexts)):
+        alone = _decode(ctx, MAIN, cache, q, slice(s, s + 1))
+        assert torch.equal(alone[0], together[s])
+
+
+def test_a_captured_decode_follows_lengths_that_change(ctx):
+    cache = Cache(MAIN, [5000, 300])
+    q = _normal(2, MAIN.nq, MAIN.size)
+    arguments = [_give(ctx, q), *cache.arguments(ctx)]
+    kernels.decode_attention(*arguments, MAIN.scale)
+    with ctx.capture() as graph:
+        out = kernels.decode_attention(*arguments, MAIN.scale)
+    for contexts in ([5000, 300], [1, 299], [4097, 0], [5000, 300]):
+        arguments[-1].copy_from(_int32(contexts).cpu().numpy())
+        graph.launch()
+        rows = _take(ctx, out).clone()
+        for s, length in enumerate(contexts):
+            if length == 0:
+                assert not rows[s].any()
+                continue
+            keys, values = cache.keys[s][:length], cache.values[s][:length]
+            _assert_as_good_as_torch(rows[s : s + 1], q[s : s + 1], keys, values, [length], MAIN)
+
+
+def _prefill(ctx, heads, cache, q, lens):
+    """The result, computed into memory that held NaN before."""
+    starts = [0, *torch.tensor(lens).cumsum(0).tolist()]
+    arguments = [_give(ctx, q), *cache.arguments(ctx), _give(ctx, _int32(starts))]
+    arguments += [max(lens), heads.scale]
+    _take(ctx, kernels.prefill_attention(*arguments)).fill_(NAN)
+    torch.cuda.synchronize()
+    return _take(ctx, kernels.prefill_attention(*arguments)).clone()
+
+
+def _check_prefill(ctx, heads, chunks, checked=None):
+    """chunks: (context, queries) of each sequence; of long ones `checked` rows are checked."""
+    contexts, lens = map(list, zip(*chunks, strict=True))
+    cache = Cache(heads, contexts)
+    q = _normal(sum(lens), heads.nq, heads.size)
+    out = _prefill(ctx, heads, cache, q, lens)
+    assert torch.isfinite(out).all()
+    start = 0
+    for s, (context, queries) in enumerate(chunks):
+        rows = torch.arange(queries, device="cuda")
+        if checked is not None and queries > checked:
+            rows = torch.linspace(0, queries - 1, checked, device="cuda").long()
+        _assert_as_good_as_torch(
+            out[start + rows],
+            q[start + rows],
+            cache.keys[s],
+            cache.values[s],
+            context - queries + 1 + rows,
+            heads,
+        )
+        start += queries
+
+
+@shapes
+def test_prefill_is_as_exact_as_torch(ctx, heads):
+    chunks = [(300, 300), (1, 1), (1000, 257), (64, 64), (129, 1), (700, 130), (128, 127), (777, 3)]
+    _check_prefill(ctx, heads, chunks)
+
+
+@shapes
+def test_prefill_of_short_chunks(ctx, heads):
+    _check_prefill(ctx, heads, [(500, 7), (33, 2), (4, 4), (1000, 1)])
+
+
+@pytest.mark.parametrize("heads", [MAIN, Heads(6, 2, 32, 16)], ids=str)
+def test_prefill_of_one_prompt(ctx, heads):
+    _check_prefill(ctx, heads, [(2048, 2048)])
+
+
+def test_prefill_of_a_long_chunk_behind_a_long_context(ctx):
+    _check_prefill(ctx, MAIN, [(30000, 8192)], checked=300)
+
+
+def test_prefill_of_many_prompts(ctx):
+    lens = (torch.randperm(200)[:70] + 1).tolist()
+    _check_prefill(ctx, MAIN, [(n + 31 * i, n) for i, n in enumerate(lens)])
+
+
+@pytest.mark.parametrize("heads", [MAIN, Heads(6, 2, 32, 16)], ids=str)
+def test_chunks_give_the_bits_that_the_whole_prompt_gives(ctx, heads):
+    cache = Cache(heads, [1000])
+    q = _normal(1000, heads.nq, heads.size)
+    whole = _prefill(ctx, heads, cache, q, [1000])
+    for start, stop in ((0, 129), (129, 640), (640, 1000)):
+        cache.contexts = [stop]
+        chunk = _prefill(ctx, heads, cache, q[start:stop].contiguous(), [stop - start])
+        assert torch.equal(chunk, whole[start:stop])
+
+
+def test_arguments_that_do_not_fit_are_named(ctx):
+    q = ctx.empty((2, 6, 40), kernels.bf16)
+    cache = ctx.empty((3, 2, 16, 40), kernels.bf16)
+    tables, lens = ctx.empty((2, 1), kernels.i32), ctx.empty((2,), kernels.i32)
+    with pytest.raises(ValueError, match="head size 40"):
+        kernels.decode_attention(q, cache, cache, tables, lens, 1.0)
+    odd = ctx.empty((3, 2, 24, 40), kernels.bf16)
+    with pytest.raises(ValueError, match="block size 24"):
+        kernels.decode_attention(q, odd, odd, tables, lens, 1.0)
+    with pytest.raises(ValueError, match="context_lens"):
+        kernels.decode_attention(q, cache, cache, tables, tables, 1.0)
