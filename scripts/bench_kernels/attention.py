@@ -121,10 +121,10 @@ def bench_prefill(context: Any) -> None:
             context, [lambda a=arguments, n=tokens: kernels.prefill_attention(*a, n, HEAD**-0.5)]
         )
         _line(f"prefill {tokens}", seconds, flops, PEAK_FLOPS)
-        k, v = (_normal(1, NQ, tokens, HEAD) for _ in range(2))
+        q, k, v = (_normal(1, NQ, tokens, HEAD) for _ in range(3))
         seconds = torch_seconds(
-            lambda q=q.transpose(0, 1)[None], k=k, v=v: (
-                torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            lambda q=q, k=k, v=v: torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=True
             )
         )
         _line("    torch", seconds, flops, PEAK_FLOPS)
