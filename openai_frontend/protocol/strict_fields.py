@@ -3,7 +3,8 @@
 Unknown members are ignored as a rule, since clients of other servers send theirs everywhere. Where
 a misspelt field must not pass unnoticed they are refused, on every level that has a struct; free
 JSON (schemas, tool arguments, metadata) is the client's own. A null says nothing and passes, as do
-the names in a struct's `ACCEPTED`, which stand in the API's documents and have no effect here.
+the names in a struct's `ACCEPTED`, which stand in the API's documents and have no effect here, and
+what an answer may have held that comes back as history.
 """
 
 from __future__ import annotations
@@ -15,9 +16,16 @@ import msgspec
 from msgspec import inspect
 
 from backend.errors import InvalidRequestError
+from backend.wire import Message, MessageToolCall
 
 INTERNAL_FIELDS = ("op", "single_response")
 """Fields of the requests that are not for clients: they are set on the way to Triton."""
+
+_COMES_BACK: dict[type, tuple[str, ...]] = {
+    Message: ("refusal", "annotations", "audio", "multimodal_content", "thoughts"),
+    MessageToolCall: ("index",),
+}
+"""What servers put into answers, and clients therefore send back in a history."""
 
 _MAX_SHOWN = 64
 
@@ -58,7 +66,7 @@ def _unknown_member(value: dict[str, Any], kind: inspect.StructType, path: str) 
     fields = {field.encode_name: field.type for field in kind.fields}
     for name in INTERNAL_FIELDS:
         fields.pop(name, None)
-    accepted = getattr(kind.cls, "ACCEPTED", ())
+    accepted = (*getattr(kind.cls, "ACCEPTED", ()), *_COMES_BACK.get(kind.cls, ()))
     for name, member in value.items():
         where = f"{path}.{name[:_MAX_SHOWN]}" if path else name[:_MAX_SHOWN]
         if name in fields:

@@ -32,7 +32,11 @@ CHAT = {
         {
             "role": "assistant",
             "content": None,
-            "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": {"free": 1}}}],
+            "annotations": [],
+            "thoughts": "hm",
+            "tool_calls": [
+                {"id": "1", "index": 0, "function": {"name": "f", "arguments": {"free": 1}}}
+            ],
         },
         {"role": "tool", "content": {"type": "text", "text": "4"}},
     ],
