@@ -9,6 +9,7 @@
 #include "ernie/mma.cuh"
 #include "ernie/pdl.cuh"
 #include "ernie/route.cuh"
+#include "ernie/stream_memory.cuh"
 #include "ernie/vector.cuh"
 
 namespace ernie {
@@ -23,15 +24,6 @@ constexpr int kStages = 4;
 constexpr int kTokenBytes = kTokens * kDepth * 2;
 constexpr int kStageBytes = kTokenBytes + kExperts * kDepth * 4;
 constexpr int kSortTokens = 64;  // of a block that sorts
-
-__device__ __forceinline__ uint4 shared_16(uint32_t address) {
-  uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(address)
-               : "memory");
-  return v;
-}
 
 // Two values to three pairs of bf16 that add up to them.
 __device__ __forceinline__ void split(float a, float b, uint32_t& high, uint32_t& middle,
@@ -109,8 +101,8 @@ __global__ void __launch_bounds__(kThreads)
     for (int half = 0; half < 2; ++half) {  // of 32 columns; lane (g, t) takes columns 8t … 8t + 7
       const uint32_t gate_row = stage + kTokenBytes + (warp * 8 + g) * (kDepth * 4);
       const int piece = half * 8 + 2 * t;
-      const uint4 v0 = shared_16(gate_row + ((piece ^ (g & 1)) << 4));
-      const uint4 v1 = shared_16(gate_row + (((piece + 1) ^ (g & 1)) << 4));
+      const uint4 v0 = load_shared_16(gate_row + ((piece ^ (g & 1)) << 4));
+      const uint4 v1 = load_shared_16(gate_row + (((piece + 1) ^ (g & 1)) << 4));
       uint32_t term[3][4];
       split(__uint_as_float(v0.x), __uint_as_float(v0.y), term[0][0], term[1][0], term[2][0]);
       split(__uint_as_float(v0.z), __uint_as_float(v0.w), term[0][1], term[1][1], term[2][1]);
@@ -120,8 +112,8 @@ __global__ void __launch_bounds__(kThreads)
       for (int m = 0; m < 4; ++m) {
         const uint32_t row =
             stage + (m * 16 + g) * (kDepth * 2) + (((half * 4 + t) ^ ((g & 1) << 2)) << 4);
-        const uint4 low = shared_16(row);
-        const uint4 high = shared_16(row + 8 * kDepth * 2);
+        const uint4 low = load_shared_16(row);
+        const uint4 high = load_shared_16(row + 8 * kDepth * 2);
         const uint32_t first[4] = {low.x, high.x, low.y, high.y};
         const uint32_t second[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll

@@ -23,6 +23,7 @@
 
 #include "ernie/mma.cuh"
 #include "ernie/pdl.cuh"
+#include "ernie/stream_memory.cuh"
 #include "ernie/vector.cuh"
 
 namespace ernie {
@@ -78,30 +79,6 @@ struct StreamShape {
            static_cast<size_t>(pairs) * sizeof(uint16_t);
   }
 };
-
-// cp.async of weights: the L2 fetches 256 bytes at a time.
-__device__ __forceinline__ void cp_async_weights(uint32_t shared, const void* global, bool valid) {
-  const int bytes = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global.L2::256B [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
-               "r"(bytes)
-               : "memory");
-}
-
-// Asks the L2 for `bytes` (a multiple of 16) from memory; nobody waits for it.
-__device__ __forceinline__ void prefetch_l2(const void* global, uint32_t bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-#endif
-}
-
-__device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
-  uint4 v;
-  asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "r"(address)
-               : "memory");
-  return v;
-}
 
 __device__ __forceinline__ float silu(float v) { return v / (1.f + __expf(-v)); }
 
