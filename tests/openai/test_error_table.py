@@ -11,6 +11,7 @@ import base64
 import json
 import signal
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -292,9 +293,13 @@ def test_what_is_no_mistake_here_is_answered(ask, row, fields):
 
 @pytest.fixture(scope="module")
 def narrow(checkpoint):
-    """One request at a time, one token every 20 ms, and a name of its own."""
-    flags = ("--model", checkpoint, "--executor", "paced", "--max-concurrency", "1")
-    with ServiceProcess(*flags, "--served-model-name", "ernie", tokens_per_s=50) as service:
+    """One request at a time, one token every 20 ms, a name of its own, strict at the door."""
+    flags = (
+        *("--model", checkpoint, "--executor", "paced", "--max-concurrency", "1"),
+        *("--served-model-name", "ernie", "--strict-fields"),
+        *("--allowed-origins", "https://chat.example.org"),
+    )
+    with ServiceProcess(*flags, tokens_per_s=50) as service:
         yield service.wait_ready()
 
 
@@ -313,6 +318,39 @@ def test_an_unknown_model_is_404(narrow):
     for name in ("ernie", "default"):
         reply = httpx.post(narrow.url + CHAT, json=chat(model=name, max_tokens=1), timeout=30)
         assert reply.status_code == 200
+
+
+def test_the_flags_of_the_door_reach_it(narrow):
+    case = Case(
+        f"{ODD}: unknown fields are silently ignored",
+        "strict",
+        chat(temprature=1),
+        "temprature",
+        ("--strict-fields",),
+        "unknown_field",
+    )
+    assert_error(httpx.post(narrow.url + CHAT, json=case.body, timeout=30), case)
+    preflight = {"origin": "https://chat.example.org", "access-control-request-method": "POST"}
+    reply = httpx.options(narrow.url + CHAT, headers=preflight, timeout=30)
+    assert reply.headers["access-control-allow-origin"] == "https://chat.example.org"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_deadline_is_504_and_the_engine_stops_at_once(narrow, engine_stats, stream):
+    """Row "Beat" of the table: 504 for time-out."""
+    body = chat(max_tokens=2000, ignore_eos=True, timeout=0.7, stream=stream)
+    started = time.monotonic()
+    reply = httpx.post(narrow.url + CHAT, json=body, timeout=30)
+    took_s = time.monotonic() - started
+    assert 0.7 <= took_s < 2.5, "2000 tokens would take 40 s"
+    if stream:
+        *_, error, done = [line[6:] for line in reply.text.split("\n") if line[:6] == "data: "]
+        assert (reply.status_code, done) == (200, "[DONE]")
+        assert json.loads(error)["error"]["code"] == "deadline_exceeded"
+    else:
+        assert reply.status_code == 504
+        assert reply.json()["error"]["code"] == "deadline_exceeded"
+    narrow.wait_for(lambda: engine_stats(narrow)["running"] == 0, 1.0)
 
 
 class Streaming:
