@@ -60,7 +60,9 @@ def library_folders() -> list[str]:
     spec = importlib.util.find_spec("nvidia")
     parts = ("cu13/lib", "cublas/lib")
     roots = [] if spec is None else list(spec.submodule_search_locations or [])
-    return [str(Path(root) / part) for root in roots for part in parts if (Path(root) / part).is_dir()]
+    return [
+        str(Path(root) / part) for root in roots for part in parts if (Path(root) / part).is_dir()
+    ]
 
 
 if _extension is not None:
