@@ -82,14 +82,16 @@ def main() -> None:
 def _print_decode(
     core: EngineCore, config: ModelConfig, arguments: argparse.Namespace, ceilings: limits.Ceilings
 ) -> None:
-    print(f"\n| batch | step ms | tokens/s | with prefill | limit | share |\n|{'---|' * 6}")
+    print("\n| batch | step ms | device ms | tokens/s | with prefill | limit | share |")
+    print(f"|{'---|' * 7}")
     for batch in arguments.batches:
         measure.decode(core, config.vocab_size, batch, arguments.prompt, 8)
         got = measure.decode(core, config.vocab_size, batch, arguments.prompt, arguments.output)
         context = arguments.prompt + arguments.output // 2
         limit = batch / limits.decode_seconds(config, batch, context, ceilings)
         print(
-            f"| {batch} | {got.step_ms:.3f} | {got.tokens_per_s:,.0f} | "
+            f"| {batch} | {got.step_ms:.3f} | {measure.recorded_ms(core, batch):.3f} | "
+            f"{got.tokens_per_s:,.0f} | "
             f"{got.total_tokens_per_s:,.0f} | {limit:,.0f} | {got.tokens_per_s / limit:.0%} |",
             flush=True,
         )

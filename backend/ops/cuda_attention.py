@@ -61,30 +61,25 @@ def paged_attention(
     """See Ops.paged_attention. [T, nq, d] → [T, nq · d]."""
     keys, values = cache.keys[layer], cache.values[layer]
     scale = cache.shape.head_dim**-0.5
-    num_decodes, num_tokens = step.num_decodes, step.num_tokens
-    num_seqs = step.context_lens.shape[0]
+    num_decodes, prefill = step.num_decodes, step.prefill
     parts = []
     if num_decodes:
+        decoding = q if prefill is None else q.slice(0, num_decodes)
         parts.append(
             kernels.decode_attention(
-                q.slice(0, num_decodes),
-                keys,
-                values,
-                step.block_tables.slice(0, num_decodes),
-                step.context_lens.slice(0, num_decodes),
-                scale,
+                decoding, keys, values, step.block_tables, step.context_lens, scale
             )
         )
-    if num_decodes < num_seqs:
+    if prefill is not None:
         parts.append(
             kernels.prefill_attention(
-                q.slice(num_decodes, num_tokens),
+                q.slice(num_decodes, step.num_tokens),
                 keys,
                 values,
-                step.block_tables.slice(num_decodes, num_seqs),
-                step.context_lens.slice(num_decodes, num_seqs),
-                step.query_starts,
-                step.max_query_len,
+                prefill.block_tables,
+                prefill.context_lens,
+                prefill.query_starts,
+                prefill.max_query_len,
                 scale,
             )
         )

@@ -30,15 +30,28 @@ class CudaRope:
 
 
 @dataclass
+class CudaPrefill:
+    """The prefill chunks of a step, behind its decodes.
+
+    context_lens int32 [P], block_tables int32 [P, B], query_starts int32 [P + 1], counted from the
+    first chunk's first token.
+    """
+
+    context_lens: Tensor
+    block_tables: Tensor
+    query_starts: Tensor
+    max_query_len: int
+
+
+@dataclass
 class CudaStep:
-    """T tokens: first `num_decodes` sequences of one token each, then prefill chunks.
+    """T tokens: first D sequences of one token each, then prefill chunks.
 
     - token_ids int32 [T]; -1 - s stands for latest[s], int32 [seats], where a sampler leaves tokens
       that the host has not seen yet
-    - positions int32 [3, T], slots int64 [T], logit_rows int32 [R] or None when they are all
-      rows in order
-    - context_lens int32 [S], block_tables int32 [S, B], of all sequences
-    - query_starts int32 [prefills + 1], counted from the first prefill's first token
+    - positions int32 [3, T], slots int64 [T], logit_rows int32 [R] or None when they are all rows
+      in order
+    - context_lens int32 [D], block_tables int32 [D, B], of the decodes
     - media: rows int32 [P] and embeddings [P, H]; is_vision uint8 [T]; both None without
     - turns: cos and sin float32 [T, d / 2], made by the first layer that needs them, so that a
       captured pass makes them itself
@@ -48,14 +61,12 @@ class CudaStep:
     token_ids: Tensor
     positions: Tensor
     slots: Tensor
-    context_lens: Tensor
-    block_tables: Tensor
-    num_decodes: int
     num_logit_rows: int
+    context_lens: Tensor | None = None
+    block_tables: Tensor | None = None
+    prefill: CudaPrefill | None = None
     latest: Tensor | None = None
     logit_rows: Tensor | None = None
-    query_starts: Tensor | None = None
-    max_query_len: int = 0
     media: tuple[Tensor, Tensor] | None = None
     is_vision: Tensor | None = None
     turns: tuple[Tensor, Tensor] | None = field(default=None)
@@ -64,33 +75,38 @@ class CudaStep:
     def num_tokens(self) -> int:
         return int(self.token_ids.shape[0])
 
+    @property
+    def num_decodes(self) -> int:
+        return 0 if self.context_lens is None else int(self.context_lens.shape[0])
+
 
 def begin_step(context: Any, batch: Batch, rope: CudaRope) -> CudaStep:
-    """Upload a batch, all its integers in one copy each."""
+    """Upload a batch."""
     query_lens = batch.query_lens
     longer = np.flatnonzero(query_lens != 1)
     num_decodes = int(longer[0]) if len(longer) else batch.num_seqs
-    query_starts = None
-    if num_decodes < batch.num_seqs:
-        query_starts = context.upload(batch.query_starts[num_decodes:] - np.int32(num_decodes))
-    is_vision = None
-    if len(batch.vision_rows):
-        mask = np.zeros(batch.num_tokens, dtype=np.uint8)
-        mask[batch.vision_rows] = 1
-        is_vision = context.upload(mask)
-    media = batch.media_embeddings
-    return CudaStep(
+    step = CudaStep(
         rope=rope,
         token_ids=context.upload(batch.token_ids),
         positions=context.upload(batch.positions),
         slots=context.upload(batch.slot_mapping),
-        context_lens=context.upload(batch.context_lens),
-        block_tables=context.upload(batch.block_tables),
-        num_decodes=num_decodes,
         num_logit_rows=len(batch.logit_rows),
         logit_rows=context.upload(batch.logit_rows) if len(batch.logit_rows) else None,
-        query_starts=query_starts,
-        max_query_len=int(query_lens[num_decodes:].max(initial=0)),
-        media=None if media is None else (context.upload(batch.media_rows), media),
-        is_vision=is_vision,
     )
+    if num_decodes:
+        step.context_lens = context.upload(batch.context_lens[:num_decodes])
+        step.block_tables = context.upload(batch.block_tables[:num_decodes])
+    if num_decodes < batch.num_seqs:
+        step.prefill = CudaPrefill(
+            context.upload(batch.context_lens[num_decodes:]),
+            context.upload(batch.block_tables[num_decodes:]),
+            context.upload(batch.query_starts[num_decodes:] - np.int32(num_decodes)),
+            int(query_lens[num_decodes:].max()),
+        )
+    if len(batch.vision_rows):
+        mask = np.zeros(batch.num_tokens, dtype=np.uint8)
+        mask[batch.vision_rows] = 1
+        step.is_vision = context.upload(mask)
+    if batch.media_embeddings is not None:
+        step.media = (context.upload(batch.media_rows), batch.media_embeddings)
+    return step

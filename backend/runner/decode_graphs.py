@@ -107,7 +107,6 @@ class DecodeGraphs:
             block_tables=self._tables.slice(0, size * self._max_blocks).view(
                 (size, self._max_blocks)
             ),
-            num_decodes=size,
             num_logit_rows=size,
         )
         return self._sampler.run(self._model.run(step, self._kv_cache))

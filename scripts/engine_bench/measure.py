@@ -76,3 +76,20 @@ def _add(
             sampling=sampling,
         )
         core.add(request, ids, None, None)
+
+
+def recorded_ms(core: EngineCore, batch: int, repeats: int = 20) -> float:
+    """Median time of the recorded decode step alone, launched again and again as it last was."""
+    runner = core._runner
+    graphs = runner._graphs
+    graph = graphs._recorded[graphs.size_for(batch)].graph
+    context = runner._context
+    times = []
+    for _ in range(repeats):
+        begin, end = context.event(), context.event()
+        begin.record()
+        graph.launch()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_ms(end))
+    return statistics.median(times)
