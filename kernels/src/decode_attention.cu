@@ -110,7 +110,7 @@ __device__ __forceinline__ DecodeItem find_item(const DecodeArguments& p, ItemFi
   return item;
 }
 
-// Where this warp's `local`-th tile of the item lies in the cache, counted in tiles.
+// Where tile `tile` of the item's sequence lies in the cache, counted in tiles.
 __device__ __forceinline__ int tile_place(const DecodeArguments& p, const DecodeItem& item,
                                           int tile, int page) {
   return (page * p.nkv + item.kv_head) * p.tiles_per_page + tile % p.tiles_per_page;
@@ -131,14 +131,15 @@ __device__ __forceinline__ void prefetch_item(const DecodeArguments& p) {
   ItemFinder finder;
   const DecodeItem item = find_item<true>(p, finder, blockIdx.x);
   if (item.sequence < 0) return;
-  const int tile = item.begin / kTile + static_cast<int>(threadIdx.x);
-  if (threadIdx.x >= kHintTiles || tile * kTile >= item.end) return;
+  const int run = p.tiles_per_page % 4 == 0 ? 4 : 1;  // tiles side by side in one page
+  const int tile = item.begin / kTile + static_cast<int>(threadIdx.x) * run;
+  if (threadIdx.x * run >= kHintTiles || tile * kTile >= item.end) return;
   const int page = load_racing(p.block_tables + int64_t(item.sequence) * p.table_width +
                                tile / p.tiles_per_page);
   if (page < 0 || page >= p.num_pages) return;
   const int64_t at = int64_t(tile_place(p, item, tile, page)) * (kTile * kHead);
-  prefetch_l2(p.k_cache + at, kTile * kHead * 2);
-  prefetch_l2(p.v_cache + at, kTile * kHead * 2);
+  prefetch_l2(p.k_cache + at, run * kTile * kHead * 2);
+  prefetch_l2(p.v_cache + at, run * kTile * kHead * 2);
 }
 
 // One warp's share of an item: tiles warp, warp + 4, … of the split.
@@ -286,6 +287,17 @@ __device__ __forceinline__ void join_splits(const DecodeArguments& p, const Deco
   }
 }
 
+// Counts this block in and returns how many came before. What the block wrote before its last
+// barrier is then visible to the blocks that arrive later.
+__device__ __forceinline__ int arrive(int* counter) {
+  int before;
+  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;"
+               : "=r"(before)
+               : "l"(counter)
+               : "memory");
+  return before;
+}
+
 // Joins the warps' sums; writes the rows, or this split's part and, as the last one, the rows.
 template <int kHead>
 __device__ __forceinline__ void finish_item(const DecodeArguments& p, const DecodeItem& item,
@@ -318,16 +330,14 @@ __device__ __forceinline__ void finish_item(const DecodeArguments& p, const Deco
   }
   if (item.splits == 1) return;
 
-  __threadfence();
-  __syncthreads();  // every thread's part is visible; the sums are read
+  __syncthreads();  // every thread's part is written; the sums are read
   __shared__ int last;
   if (threadIdx.x == 0) {
-    last = atomicAdd(p.arrivals + head, 1) == item.splits - 1;
+    last = arrive(p.arrivals + head) == item.splits - 1;
     if (last) p.arrivals[head] = 0;
   }
   __syncthreads();
   if (!last) return;
-  __threadfence();
   join_splits<kHead>(p, item, reinterpret_cast<float*>(shared));
 }
 
