@@ -101,7 +101,7 @@ class Cache:
     def arguments(self, ctx, rows=slice(None)):
         return [
             _give(ctx, t)
-            for t in (self.k, self.v, self.tables[rows].contiguous(), _int32(self.contexts[rows]))
+            for t in (self.k, self.v, self.tables[rows].clone(), _int32(self.contexts[rows]))
         ]
 
 
@@ -142,7 +142,7 @@ def _assert_as_good_as_torch(out, q, k, v, seen, heads):
 
 def _decode(ctx, heads, cache, q, rows=slice(None)):
     """The result, computed into memory that held NaN before."""
-    arguments = [_give(ctx, q[rows].contiguous()), *cache.arguments(ctx, rows), heads.scale]
+    arguments = [_give(ctx, q[rows].clone()), *cache.arguments(ctx, rows), heads.scale]
     _take(ctx, kernels.decode_attention(*arguments)).fill_(NAN)
     torch.cuda.synchronize()
     return _take(ctx, kernels.decode_attention(*arguments)).clone()
@@ -276,7 +276,7 @@ def test_chunks_give_the_bits_that_the_whole_prompt_gives(ctx, heads):
     whole = _prefill(ctx, heads, cache, q, [1000])
     for start, stop in ((0, 129), (129, 640), (640, 1000)):
         cache.contexts = [stop]
-        chunk = _prefill(ctx, heads, cache, q[start:stop].contiguous(), [stop - start])
+        chunk = _prefill(ctx, heads, cache, q[start:stop].clone(), [stop - start])
         assert torch.equal(chunk, whole[start:stop])
 
 
