@@ -1,7 +1,6 @@
 // The router of a step. Up to kClusterTokens tokens: clusters of eight blocks compute the logits of
-// eight tokens in float32 and meet in the first block's shared memory; up to eight tokens that block
-// sorts the pairs as well, otherwise a second launch does. More tokens: the tensor cores, see
-// route_large.cu.
+// eight tokens in float32 and meet in the first block's shared memory, where the experts are chosen;
+// the last cluster to come there sorts the pairs. More tokens: the tensor cores, see route_large.cu.
 #include "ernie/route.h"
 
 #include <cooperative_groups.h>
@@ -32,7 +31,7 @@ constexpr int kTokens = 8;          // of a cluster; a warp of its first block c
 constexpr int kClusterTokens = 512;
 [[maybe_unused]] constexpr int kPieces = 20;  // of 4 gate columns, held by each lane
 constexpr int kSortThreads = 512;
-constexpr int kSortPairs = 4096;
+constexpr int kSortPairs = 4096;  // of one block
 
 // Up to 256 pairs: every pair counts those before it.
 [[maybe_unused]] __device__ void sort_few(const RouteJob& job, const int* ids, int pairs) {
@@ -48,6 +47,47 @@ constexpr int kSortPairs = 4096;
     for (int q = 0; q < pairs; ++q) before += ids[q] < g;
     job.offsets[g] = before;
   }
+}
+
+// Any number of pairs that `scratch` holds with kBlock / 32 + 2 ints for each group and one more.
+template <int kBlock>
+__device__ void sort_pairs(const RouteJob& job, int* scratch) {
+  constexpr int kBlockWarps = kBlock / 32;
+  const int groups = job.groups;
+  const int pairs = job.tokens * job.slots();
+  const int warp = threadIdx.x / 32;
+  int* counts = scratch;  // [warps][groups]
+  int* totals = counts + kBlockWarps * groups;
+  int* starts = totals + groups;
+  int* ids = starts + groups + 1;
+  for (int i = threadIdx.x; i < kBlockWarps * groups; i += kBlock) counts[i] = 0;
+  for (int p = threadIdx.x; p < pairs; p += kBlock) ids[p] = __ldcg(job.ids + p);
+  __syncthreads();
+  const int run = (pairs + kBlockWarps - 1) / kBlockWarps;
+  const int first = min(warp * run, pairs);
+  const int last = min(first + run, pairs);
+  count_run(ids, first, last, counts + warp * groups);
+  __syncthreads();
+  for (int g = threadIdx.x; g < groups; g += kBlock) {
+    int sum = 0;
+    for (int w = 0; w < kBlockWarps; ++w) {
+      const int count = counts[w * groups + g];
+      counts[w * groups + g] = sum;
+      sum += count;
+    }
+    totals[g] = sum;
+  }
+  __syncthreads();
+  if (warp == 0) scan_totals(totals, groups, starts);
+  __syncthreads();
+  for (int i = threadIdx.x; i < kBlockWarps * groups; i += kBlock) counts[i] += starts[i % groups];
+  for (int g = threadIdx.x; g <= groups; g += kBlock) job.offsets[g] = starts[g];
+  __syncthreads();
+  place_run(ids, first, last, counts + warp * groups, job.order);
+}
+
+size_t sort_bytes(const RouteJob& job, int threads) {
+  return ((threads / 32 + 2) * job.groups + 1 + job.tokens * job.slots()) * sizeof(int);
 }
 
 template <int kPerLane>
@@ -144,51 +184,31 @@ __global__ void ROUTE_CLUSTER(kCluster) __launch_bounds__(kThreads)
     }
   }
   if (blockIdx.y == 0 && threadIdx.x < job.num_tickets) job.tickets[threadIdx.x] = 0;
-  if (gridDim.y > 1) return;
+  if (gridDim.y == 1) {
+    __syncthreads();
+    sort_few(job, ids, tokens * slots);
+    return;
+  }
+  // The last cluster sorts.
+  __shared__ bool is_last;
+  __threadfence();
   __syncthreads();
-  sort_few(job, ids, tokens * slots);
+  if (threadIdx.x == 0) {
+    is_last = atomicAdd(job.arrivals, 1) == static_cast<int>(gridDim.y) - 1;
+    if (is_last) *job.arrivals = 0;
+    __threadfence();
+  }
+  __syncthreads();
+  if (is_last) sort_pairs<kThreads>(job, reinterpret_cast<int*>(shared));
 #endif
 }
 
-// One block sorts all pairs. Shared: [warps + 1][groups] ints and the ids.
+// For tokens whose experts other kernels chose.
 __global__ void __launch_bounds__(kSortThreads) route_sort(const __grid_constant__ RouteJob job) {
-  extern __shared__ int sort_shared[];
+  extern __shared__ __align__(16) char shared[];
   pdl_trigger();
-  constexpr int kSortWarps = kSortThreads / 32;
-  const int groups = job.groups;
-  const int pairs = job.tokens * job.slots();
-  const int warp = threadIdx.x / 32;
-  int* counts = sort_shared;
-  int* totals = counts + kSortWarps * groups;
-  int* starts = totals + groups;
-  int* ids = starts + groups + 1;
-  for (int i = threadIdx.x; i < kSortWarps * groups; i += kSortThreads) counts[i] = 0;
   pdl_wait();
-  for (int p = threadIdx.x; p < pairs; p += kSortThreads) ids[p] = job.ids[p];
-  __syncthreads();
-  const int run = (pairs + kSortWarps - 1) / kSortWarps;
-  const int first = min(warp * run, pairs);
-  const int last = min(first + run, pairs);
-  count_run(ids, first, last, counts + warp * groups);
-  __syncthreads();
-  for (int g = threadIdx.x; g < groups; g += kSortThreads) {
-    int sum = 0;
-    for (int w = 0; w < kSortWarps; ++w) {
-      const int count = counts[w * groups + g];
-      counts[w * groups + g] = sum;
-      sum += count;
-    }
-    totals[g] = sum;
-  }
-  __syncthreads();
-  if (warp == 0) scan_totals(totals, groups, starts);
-  __syncthreads();
-  for (int i = threadIdx.x; i < kSortWarps * groups; i += kSortThreads) {
-    counts[i] += starts[i % groups];
-  }
-  for (int g = threadIdx.x; g <= groups; g += kSortThreads) job.offsets[g] = starts[g];
-  __syncthreads();
-  place_run(ids, first, last, counts + warp * groups, job.order);
+  sort_pairs<kSortThreads>(job, reinterpret_cast<int*>(shared));
 }
 
 // The code that would run was compiled for clusters.
@@ -290,16 +310,17 @@ Routing moe_route(const Tensor& x, const Tensor& gate, const Tensor& bias, int t
   const auto cluster = narrow ? route_cluster<2> : route_cluster<kMaxExperts / 32>;
   if (tokens <= kClusterTokens && has_clusters(cluster)) {
     const int tiles = (job.tokens + kTokens - 1) / kTokens;
-    const size_t shared = static_cast<size_t>(std::min<int64_t>(tokens, kTokens)) * depth * 2;
+    size_t shared = static_cast<size_t>(std::min<int64_t>(tokens, kTokens)) * depth * 2;
+    if (tiles > 1) {
+      shared = std::max(shared, sort_bytes(job, kThreads));
+      job.arrivals = static_cast<int*>(context.workspace(sizeof(int)));
+    }
     launch(context, cluster, dim3(kCluster, tiles), kThreads, shared, job);
-    if (tiles == 1) return routing;
-  } else {
-    route_logits_and_choice(context, job);
+    return routing;
   }
+  route_logits_and_choice(context, job);
   if (job.tokens * slots <= kSortPairs) {
-    const size_t shared =
-        ((kSortThreads / 32 + 2) * job.groups + 1 + job.tokens * slots) * sizeof(int);
-    launch(context, route_sort, 1, kSortThreads, shared, job);
+    launch(context, route_sort, 1, kSortThreads, sort_bytes(job, kSortThreads), job);
   } else {
     route_sort_many(context, job);
   }

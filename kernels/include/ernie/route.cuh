@@ -32,6 +32,7 @@ struct RouteJob {
   int* offsets;
   int* tickets;  // zeroed here
   int num_tickets;
+  int* arrivals;  // clusters done; zero between launches
 
   __host__ __device__ int slots() const { return top_k + num_shared; }
 };
