@@ -37,7 +37,7 @@ MIN_CAPABILITY = (8, 0)
 def unavailable_reason() -> str | None:
     """What is missing to run kernels in this process; None when nothing is."""
     if _extension is None:
-        if "_kernels" in str(_import_error) and "cannot import name" in str(_import_error):
+        if importlib.util.find_spec("kernels._kernels") is None:
             return "the CUDA extension is not built; run scripts/build_kernels.sh"
         return f"the CUDA extension cannot be loaded: {_import_error}"
     try:
