@@ -188,7 +188,8 @@ class EngineCore:
         With a runner that runs ahead, the batch is only submitted, and the outputs are those of the
         step before: the device always has its next step when it ends one.
 
-        Raises InternalError only when the engine's own accounts are wrong: it cannot go on then.
+        Raises InternalError only when the engine's own accounts are wrong, or when blocks that NaN
+        may have reached cannot be overwritten: it cannot go on then.
         """
         outputs, self._pending = self._pending, []
         if self._in_flight is not None and not self._may_run_ahead():
@@ -361,8 +362,11 @@ class EngineCore:
         own = [block_id for block_id in block_ids if self._pool.num_references(block_id) == 1]
         try:
             self._runner.overwrite_blocks(own)
-        except Exception:
-            log.exception("%d KV blocks that may hold NaN could not be overwritten", len(own))
+        except Exception as error:
+            # Whoever got these blocks next would answer nonsense. A new process has clean ones.
+            raise InternalError(
+                f"{len(own)} KV blocks that may hold NaN could not be overwritten"
+            ) from error
 
     def _end(self, generation: Generation, how: str, *, keep_cached: bool = True) -> None:
         generation.request.drop_pending()

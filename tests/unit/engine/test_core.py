@@ -292,6 +292,24 @@ def test_nan_does_not_reach_a_neighbour_through_the_padding_of_its_block_table()
     assert streams.tokens("short") == fake.answer([7], 3, stop_ids=())
 
 
+class UnmendableModel(fake.FakeModel):
+    """Fails when it is to fill blocks: batches of token 0 alone."""
+
+    def forward(self, batch, kv_cache):
+        if not np.any(batch.token_ids):
+            raise RuntimeError("device lost")
+        return super().forward(batch, kv_cache)
+
+
+def test_blocks_with_nan_that_cannot_be_overwritten_end_the_engine():
+    core = make_core(UnmendableModel())
+    streams = Streams(core)
+    streams.add("good", [5, 7], max_tokens=20, ignore_eos=True)
+    streams.add("bad", [fake.NAN_ID], max_tokens=2)
+    with pytest.raises(InternalError, match="1 KV blocks that may hold NaN"):
+        streams.run()
+
+
 def test_a_failing_forward_pass_fails_its_batch_and_the_engine_goes_on():
     core = make_core()
     streams = Streams(core)

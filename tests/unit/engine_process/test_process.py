@@ -23,6 +23,7 @@ from backend.engine.protocol import (
     Submit,
     pack_arrays,
 )
+from backend.errors import InternalError
 from backend.request import FinishReason
 from backend.wire import EngineOutput, PixelHandle
 from tests.unit.engine_process.fake_core import FakeCore
@@ -139,12 +140,13 @@ def test_a_failed_integrity_check_is_reported(engine, make_request, prompt):
     assert engine.receive(Heartbeat).stats["integrity_failures"] == 1
 
 
-def test_a_broken_core_ends_the_process(make_request, prompt):
+@pytest.mark.parametrize("error", [ZeroDivisionError(), InternalError("blocks may hold NaN")])
+def test_a_broken_core_ends_the_process(make_request, prompt, error):
     engine = Engine()
-    engine.core.step_error = ZeroDivisionError()
+    engine.core.step_error = error
     engine.submit(make_request(), prompt)
     engine.thread.join(5)
-    assert isinstance(engine.error, ZeroDivisionError)
+    assert engine.error is error
     engine.connection.close()
 
 
