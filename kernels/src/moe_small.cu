@@ -8,13 +8,13 @@
 namespace ernie {
 namespace {
 
-template <bool kGated, int kSplit, int kTiles>
+template <bool kGated, int kSplit, int kTiles, int kSteps = 1>
 void run(Context& context, StreamJob& job, const ExpertTuning& tuning) {
-  using Shape = StreamShape<kSplit, kTiles>;
+  using Shape = StreamShape<kSplit, kTiles, kSteps>;
   const int weight_rows = kGated ? 2 * job.rows : job.rows;
   job.tiles = (weight_rows + Shape::kRows - 1) / Shape::kRows;
   const int items = std::min(job.groups.num_groups, job.groups.pairs) * job.tiles;
-  launch(context, weight_stream<kGated, true, kSplit, kTiles>,
+  launch(context, weight_stream<kGated, true, kSplit, kTiles, kSteps>,
          std::min(items, context.sm_count() * tuning.blocks_per_sm), kStreamThreads,
          Shape::shared_bytes(job.tokens, job.groups.pairs), job);
 }
@@ -24,6 +24,7 @@ void run(Context& context, StreamJob& job, const ExpertTuning& tuning) {
 template <bool kGated>
 void run_any(Context& context, StreamJob& job, const ExpertTuning& tuning) {
   int tile_rows = tuning.tile_rows;
+  const bool deep = tuning.stage_kb == 32;
   job.groups.prefetched = tuning.prefetched;
   if (tile_rows == 0) tile_rows = job.tokens <= 8 ? 32 : job.tokens <= 32 ? 64 : 128;
   if (job.tokens <= 8) {
@@ -33,9 +34,11 @@ void run_any(Context& context, StreamJob& job, const ExpertTuning& tuning) {
   } else if (job.tokens <= 32) {
     if (tile_rows == 32) return run<kGated, 4, 4>(context, job, tuning);
     if (tile_rows == 64) return run<kGated, 2, 4>(context, job, tuning);
+    if (tile_rows == 128 && deep) return run<kGated, 1, 4, 2>(context, job, tuning);
     if (tile_rows == 128) return run<kGated, 1, 4>(context, job, tuning);
   } else {
     if (tile_rows == 64) return run<kGated, 2, 8>(context, job, tuning);
+    if (tile_rows == 128 && deep) return run<kGated, 1, 8, 2>(context, job, tuning);
     if (tile_rows == 128) return run<kGated, 1, 8>(context, job, tuning);
   }
   fail("there is no tile of " + std::to_string(tile_rows) + " rows for " +

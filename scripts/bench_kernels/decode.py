@@ -168,12 +168,12 @@ def bench_tiles(context: Any, rng: np.random.Generator) -> None:
             calls = [lambda w=w, x=x: kernels.gemm(x, w) for w in weights]
             _line(f"{name} {tokens} gemm", median_seconds(context, calls), nbytes)
     layers = [Layer(context, rng) for _ in range(4)]
-    tunings = {  # tile_rows, blocks_per_sm, prefetched
+    tunings = {  # tile_rows, blocks_per_sm, prefetched, stage_kb
         1: ((32, 1, 1), (32, 1, 0), (32, 1, 2), (32, 2, 1), (16, 1, 1), (16, 2, 1), (64, 1, 1)),
         8: ((32, 1, 1), (32, 1, 0), (32, 2, 1), (16, 1, 1), (64, 1, 1), (64, 2, 1)),
-        32: ((64, 1, 1), (64, 2, 1), (32, 1, 1), (128, 1, 1)),
-        64: ((128, 1, 1), (128, 2, 1), (64, 1, 1)),
-        256: ((128, 1, 1), (128, 2, 1), (64, 1, 1)),
+        32: ((64, 1, 1), (64, 2, 1), (32, 1, 1), (128, 1, 1), (128, 1, 1, 32)),
+        64: ((128, 1, 1), (128, 2, 1), (64, 1, 1), (128, 1, 1, 32)),
+        256: ((128, 1, 1), (128, 2, 1), (64, 1, 1), (128, 1, 1, 32)),
     }
     for count, choices in tunings.items():
         x = context.upload(rng.standard_normal((count, HIDDEN)).astype(np.float32), kernels.bf16)

@@ -19,6 +19,7 @@ struct ExpertTuning {
   int tile_rows = 0;      // 16, 32, 64 or 128 weight rows to a tile; 0: by the tokens
   int blocks_per_sm = 1;  // as far as they fit
   int prefetched = 1;     // items of shared experts that an up block asks the L2 for ahead
+  int stage_kb = 16;      // of weights: 16, or 32 for tiles of 128 rows
 };
 
 // silu(x · gateᵀ) · (x · upᵀ) of every pair of the groups: x bf16 [T, H], up_gate bf16

@@ -1,9 +1,9 @@
 // Products of a few token rows with many weight rows: the weights pass once through shared memory
 // at the memory's full rate, and the tensor cores work in their shadow.
 //
-// A tile is kRows = 128 / kSplit weight rows; a stage holds kDepth = 64 · kSplit of their columns,
-// 16 KB whatever kSplit is, and the same columns of up to 8 · kTiles token rows. Eight warps divide
-// a stage into kSplit parts of 64 columns times 8 / kSplit parts of 16 weight rows (the M of
+// A tile is kRows = 128 / kSplit weight rows; a stage holds kDepth = 64 · kSplit · kSteps of their
+// columns, 16 · kSteps KB, and the same columns of up to 8 · kTiles token rows. Eight warps divide
+// a stage into kSplit parts of 64 · kSteps columns times 8 / kSplit parts of 16 weight rows (the M of
 // mma.m16n8k16; tokens are its N), and add the kSplit sums in a fixed order when a tile ends. kSplit
 // therefore trades small tiles, which spread evenly over the device, against reads of the token
 // rows, which each tile repeats. More than 8 · kTiles tokens take further passes over the tile,
@@ -59,12 +59,13 @@ constexpr int kStreamThreads = 256;
 constexpr int kStreamMaxGroups = kStreamThreads;
 constexpr int kStreamQueue = 16;  // items between the first loaded and the last computed, at most
 
-template <int kSplit_, int kTiles_>
+template <int kSplit_, int kTiles_, int kSteps_ = 1>
 struct StreamShape {
   static constexpr int kSplit = kSplit_;
   static constexpr int kTiles = kTiles_;
+  static constexpr int kSteps = kSteps_;
   static constexpr int kRows = 128 / kSplit;
-  static constexpr int kDepth = 64 * kSplit;
+  static constexpr int kDepth = 64 * kSplit * kSteps;
   static constexpr int kTokens = 8 * kTiles;
   static constexpr int kStages = kTiles == 1 ? 5 : 4;
   static constexpr int kPitch = 2 * kDepth;  // bytes of a row in a stage
@@ -94,6 +95,7 @@ template <bool kGated, bool kGrouped, class Shape>
 class WeightStream {
   static constexpr int kSplit = Shape::kSplit;
   static constexpr int kTiles = Shape::kTiles;
+  static constexpr int kSteps = Shape::kSteps;
   static constexpr int kStages = Shape::kStages;
   static constexpr int kPitch = Shape::kPitch;
   static constexpr int kSegments = kPitch / 16;                  // 16-byte pieces of a row
@@ -101,7 +103,7 @@ class WeightStream {
   static constexpr int kWeightCopies = Shape::kRows / kRowStep;  // copies of each thread
   static constexpr int kTokenCopies = (Shape::kTokens + kRowStep - 1) / kRowStep;
   static constexpr int kRowTiles = 8 / kSplit;
-  static_assert(kWeightCopies == 4 && kRowStep % 2 == 0, "the copy pattern expects this");
+  static_assert(kWeightCopies == 4 * kSteps && kRowStep % 2 == 0, "the copy pattern expects this");
 
  public:
   __device__ WeightStream(const StreamJob& job, char* shared)
@@ -170,7 +172,7 @@ class WeightStream {
     int tiles = 0;
     {
       const int g = lane / 4;
-      const int column = (warp % kSplit) * 8 + (lane % 4);
+      const int column = (warp % kSplit) * (8 * kSteps) + (lane % 4);
       a_offset = ((warp / kSplit) * 16 + g) * kPitch + ((column ^ ((g & 1) << 2)) << 4);
       b_offset = Shape::kWeightBytes + g * kPitch + ((column ^ ((g & 1) << 2)) << 4);
       b_last = b_offset;
@@ -187,7 +189,7 @@ class WeightStream {
         tiles = (left + 7) / 8;
         // Lanes past the last token read the last one: their columns are never stored.
         const int token = max(min((tiles - 1) * 8 + lane / 4, left - 1), 0);
-        const int column = (warp % kSplit) * 8 + (lane % 4);
+        const int column = (warp % kSplit) * (8 * kSteps) + (lane % 4);
         b_last =
             Shape::kWeightBytes + token * kPitch + ((column ^ ((token & 1) << 2)) << 4);
 #pragma unroll
@@ -383,15 +385,17 @@ class WeightStream {
   __device__ __forceinline__ static void multiply_tiles(float (&acc)[kTiles][4], uint32_t a,
                                                         uint32_t b, uint32_t b_last) {
 #pragma unroll
-    for (int half = 0; half < 2; ++half) {  // 32 columns each: bit 6 of the swizzled address
-      const uint4 low = load_shared_16(a ^ (half * 64));
-      const uint4 high = load_shared_16((a ^ (half * 64)) + 8 * kPitch);
+    for (int part = 0; part < 2 * kSteps; ++part) {  // of 32 columns
+      const int flip = part % 2 * 64;  // bit 6 of the swizzled address
+      const int step = part / 2 * 128;
+      const uint4 low = load_shared_16((a ^ flip) + step);
+      const uint4 high = load_shared_16((a ^ flip) + step + 8 * kPitch);
       const uint32_t first[4] = {low.x, high.x, low.y, high.y};
       const uint32_t second[4] = {low.z, high.z, low.w, high.w};
 #pragma unroll
       for (int j = 0; j < kUsed; ++j) {
         const uint32_t row = j == kUsed - 1 ? b_last : b + j * (8 * kPitch);
-        const uint4 v = load_shared_16(row ^ (half * 64));
+        const uint4 v = load_shared_16((row ^ flip) + step);
         const uint32_t b_first[2] = {v.x, v.y};
         const uint32_t b_second[2] = {v.z, v.w};
         mma_m16n8k16(acc[j], first, b_first);
@@ -525,12 +529,12 @@ class WeightStream {
   int ticket_ = 0;
 };
 
-template <bool kGated, bool kGrouped, int kSplit, int kTiles>
-__global__ void __launch_bounds__(kStreamThreads, 2)
+template <bool kGated, bool kGrouped, int kSplit, int kTiles, int kSteps = 1>
+__global__ void __launch_bounds__(kStreamThreads, kSteps == 1 ? 2 : 1)
     weight_stream(const __grid_constant__ StreamJob job) {
   extern __shared__ __align__(128) char shared[];
   pdl_trigger();
-  WeightStream<kGated, kGrouped, StreamShape<kSplit, kTiles>>(job, shared).run();
+  WeightStream<kGated, kGrouped, StreamShape<kSplit, kTiles, kSteps>>(job, shared).run();
 }
 
 }  // namespace ernie

@@ -1,5 +1,6 @@
 // Runs ernie/weight_stream.cuh on the CPU. Each input line is a case; its output line holds the
 // relative errors against float64.
+// Stages are 16 KB, or 32 KB where 16 tiles are asked for (of which there are 8 then).
 //   dense gated split tiles tokens rows depth grid                     → one error
 //   experts split tiles tokens E S Ev top_k m H grid skewed            → errors of up and of down
 #include <iostream>
@@ -45,9 +46,9 @@ struct Error {
   double relative() const { return std::sqrt(difference / norm); }
 };
 
-template <bool kGated, bool kGrouped, int kSplit, int kTiles>
+template <bool kGated, bool kGrouped, int kSplit, int kTiles, int kSteps = 1>
 void launch(StreamJob job, int grid) {
-  using Shape = ernie::StreamShape<kSplit, kTiles>;
+  using Shape = ernie::StreamShape<kSplit, kTiles, kSteps>;
   const int weight_rows = kGated ? 2 * job.rows : job.rows;
   job.tiles = (weight_rows + Shape::kRows - 1) / Shape::kRows;
   emulator::grid.x = grid;
@@ -69,6 +70,7 @@ void launch_shape(int split, int tiles, const StreamJob& job, int grid) {
   if (is(4, 4)) return launch<kGated, kGrouped, 4, 4>(job, grid);
   if (is(2, 4)) return launch<kGated, kGrouped, 2, 4>(job, grid);
   if (is(2, 8)) return launch<kGated, kGrouped, 2, 8>(job, grid);
+  if (is(1, 16)) return launch<kGated, kGrouped, 1, 8, 2>(job, grid);
   if (is(1, 8)) return launch<kGated, kGrouped, 1, 8>(job, grid);
   emulator::stop("no such shape");
 }
