@@ -1,0 +1,131 @@
+"""Norms, row movements and sampling against the memory's rate; linear layers against cuBLAS's."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import kernels
+from kernels import sampling
+
+PEAK_BYTES = 4.3e12
+PEAK_FLOPS = 790e12
+HIDDEN, VOCABULARY = 2560, 103_424
+ROTATION_BYTES = 200 << 20  # several times the L2
+
+
+def median_seconds(context: Any, calls: list[Callable[[], object]], repeats: int = 15) -> float:
+    """Median time of one call, all of them in one replayed graph."""
+    calls[0]()
+    with context.capture() as graph:
+        for call in calls:
+            call()
+    for _ in range(2):
+        graph.launch()
+    times = []
+    for _ in range(repeats):
+        start, end = context.event(), context.event()
+        start.record()
+        graph.launch()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_ms(end) / 1e3 / len(calls))
+    return statistics.median(times)
+
+
+def _random(context: Any, rng: np.random.Generator, *shape: int) -> Any:
+    block = rng.standard_normal(1 << 20).astype(np.float32)
+    bits = (block.view(np.uint32) >> 16).astype(np.uint16)
+    return context.upload(np.resize(bits, shape), kernels.bf16)
+
+
+def _copies(nbytes: int) -> int:
+    return max(2, min(64, ROTATION_BYTES // max(1, nbytes)))
+
+
+def _bytes_line(name: str, seconds: float, nbytes: float) -> None:
+    rate = nbytes / seconds
+    share = rate / PEAK_BYTES
+    print(f"{name:32} {seconds * 1e6:9.2f} us {rate / 1e12:7.2f} TB/s {share:6.0%}", flush=True)
+
+
+def bench_norms(context: Any, rng: np.random.Generator) -> None:
+    weight = _random(context, rng, HIDDEN)
+    for count in (1, 32, 256, 8192):
+        nbytes = 2 * count * HIDDEN
+        xs = [_random(context, rng, count, HIDDEN) for _ in range(_copies(nbytes))]
+        calls: list[Callable[[], object]] = [
+            lambda x=x: kernels.add_rms_norm(x, x, weight, 1e-5) for x in xs
+        ]
+        _bytes_line(f"add_rms_norm {count}", median_seconds(context, calls), 4 * nbytes)
+        calls = [lambda x=x: kernels.swiglu(x) for x in xs]
+        _bytes_line(f"swiglu {count}", median_seconds(context, calls), 1.5 * nbytes)
+
+
+def _rows(count: int, **fields: float) -> Any:
+    rows = sampling.padding_rows(count)
+    rows["position"] = np.arange(count)
+    rows["temperature"] = 1.0
+    for name, value in fields.items():
+        rows[name] = value
+    return rows
+
+
+def bench_sampling(context: Any, rng: np.random.Generator) -> None:
+    kinds: dict[str, dict[str, float]] = {
+        "greedy": {"temperature": 0.0},
+        "temperature": {},
+        "top_p 0.8": {"top_p": 0.8},
+        "top_k 50 top_p 0.8": {"top_k": 50, "top_p": 0.8},
+        "greedy, 20 logprobs": {"temperature": 0.0, "num_top": 20},
+    }
+    for count in (1, 32, 256):
+        nbytes = 4 * count * VOCABULARY
+        values = np.resize(rng.standard_normal(1 << 20).astype(np.float32) * 3, (count, VOCABULARY))
+        copies = [context.upload(values) for _ in range(min(8, _copies(nbytes)))]
+        for name, fields in kinds.items():
+            rows = context.upload(sampling.row_bytes(_rows(count, **fields)))
+            calls = [lambda x=x, rows=rows: kernels.sample(x, rows) for x in copies]
+            _bytes_line(f"sample {count} {name}", median_seconds(context, calls), nbytes)
+
+
+def bench_linear(context: Any, rng: np.random.Generator) -> None:
+    kernels.tune_linear(context, True)
+    for tokens, width, depth in (
+        (64, 3584, HIDDEN),
+        (256, 3584, HIDDEN),
+        (256, VOCABULARY, HIDDEN),
+        (2048, 3584, HIDDEN),
+        (8192, 3584, HIDDEN),
+        (8192, HIDDEN, HIDDEN),
+        (4960, 5120, 1280),
+    ):
+        weights = [
+            _random(context, rng, width, depth) for _ in range(_copies(2 * width * depth) // 4 + 1)
+        ]
+        x = _random(context, rng, tokens, depth)
+        calls = [lambda w=w, x=x: kernels.linear(x, w) for w in weights]
+        seconds = median_seconds(context, calls)
+        flops = 2.0 * tokens * width * depth
+        nbytes = 2.0 * (width * depth + tokens * (width + depth))
+        limit = max(flops / PEAK_FLOPS, nbytes / PEAK_BYTES)
+        print(
+            f"{f'linear {tokens}x{width}x{depth}':32} {seconds * 1e6:9.2f} us "
+            f"{flops / seconds / 1e12:7.0f} TFLOP/s {limit / seconds:6.0%} of the limit",
+            flush=True,
+        )
+
+
+def main() -> None:
+    context = kernels.Context()
+    rng = np.random.default_rng(0)
+    bench_norms(context, rng)
+    bench_sampling(context, rng)
+    bench_linear(context, rng)
+
+
+if __name__ == "__main__":
+    main()
