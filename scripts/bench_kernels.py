@@ -3,9 +3,9 @@
     python scripts/bench_kernels.py             every area
     python scripts/bench_kernels.py core decode only these; an area is a file of bench_kernels/
 
-Each area prints a line per kernel and size: microseconds from replayed CUDA graphs over buffers that
-rotate past the L2, TB/s or TFLOP/s, and the share of 4.3 TB/s (copies measured on one H200) or of
-790 TFLOP/s (cuBLAS in bf16 on random data).
+Each area prints a line per kernel and size: microseconds from replayed CUDA graphs over buffers
+that rotate past the L2, TB/s or TFLOP/s, and the share of 4.3 TB/s (copies measured on one H200)
+or of 790 TFLOP/s (cuBLAS in bf16 on random data).
 """
 
 from __future__ import annotations
