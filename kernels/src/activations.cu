@@ -184,7 +184,7 @@ Tensor bias_activation(const Tensor& x, const Tensor& bias, Unary activation, bo
   if (x.size(1) == 0 || x.size(1) % 8 != 0) {
     fail("x: rows of " + std::to_string(x.size(1)) + " values; expected a multiple of 8");
   }
-  if (bias.defined()) expect(bias, "bias", DType::kBF16, {x.size(1)});
+  if (bias.defined()) expect(bias, "bias", DType::kBF16, {x.size(1)}, x);
   Tensor y = in_place ? x : x.context().empty(x.shape(), DType::kBF16);
   const auto kernel = activation == Unary::kGelu        ? bias_activation_kernel<Unary::kGelu>
                       : activation == Unary::kQuickGelu ? bias_activation_kernel<Unary::kQuickGelu>
@@ -200,7 +200,7 @@ Tensor add(const Tensor& a, const Tensor& b) {
   const Tensor flat = a.view({-1});
   expect(flat, "a", DType::kBF16, {-1});
   if (a.shape() != b.shape()) fail("b: expected the shape of " + a.describe() + ", found " + b.describe());
-  expect(b.view({-1}), "b", DType::kBF16, {-1});
+  expect(b.view({-1}), "b", DType::kBF16, {-1}, a);
   Tensor y = a.context().empty(a.shape(), DType::kBF16);
   launch(a.context(), add_kernel, blocks_for(a.context(), (a.numel() + 7) / 8), dim3(kThreads), 0,
          a.ptr<bf16>(), b.ptr<bf16>(), y.ptr<bf16>(), a.numel());
@@ -249,8 +249,8 @@ void fill(const Tensor& x, double value) {
 
 Tensor normalize_patches(const Tensor& patches, const Tensor& mean, const Tensor& std) {
   expect(patches, "patches", DType::kU8, {-1, -1});
-  expect(mean, "mean", DType::kF32, {patches.size(1)});
-  expect(std, "std", DType::kF32, {patches.size(1)});
+  expect(mean, "mean", DType::kF32, {patches.size(1)}, patches);
+  expect(std, "std", DType::kF32, {patches.size(1)}, patches);
   Tensor y = patches.context().empty(patches.shape(), DType::kBF16);
   launch(patches.context(), normalize_kernel, dim3(static_cast<unsigned>(patches.size(0))),
          dim3(kThreads), 0, patches.ptr<uint8_t>(), mean.ptr<float>(), std.ptr<float>(),

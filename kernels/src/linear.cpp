@@ -23,10 +23,10 @@ constexpr int64_t kSkinnyLinearRows = 32;
 void check(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& residual,
            Unary activation, DType out_dtype) {
   expect(x, "x", DType::kBF16, {-1, -1});
-  expect(w, "w", DType::kBF16, {-1, x.size(1)});
-  if (bias.defined()) expect(bias, "bias", DType::kBF16, {w.size(0)});
+  expect(w, "w", DType::kBF16, {-1, x.size(1)}, x);
+  if (bias.defined()) expect(bias, "bias", DType::kBF16, {w.size(0)}, x);
   if (residual.defined()) {
-    expect(residual, "residual", DType::kBF16, {x.size(0), w.size(0)});
+    expect(residual, "residual", DType::kBF16, {x.size(0), w.size(0)}, x);
     if (activation != Unary::kNone) fail("residual: not together with an activation");
   }
   if (x.size(1) == 0 || x.size(1) % 4 != 0 || w.size(0) % 4 != 0) {

@@ -149,13 +149,13 @@ Tensor rms_norm(const Tensor& x, const Tensor& weight, float eps) {
 std::pair<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual,
                                        const Tensor& weight, float eps) {
   const int vectors = check_rows(x, "x");
-  expect(weight, "weight", DType::kBF16, {x.size(1)});
+  expect(weight, "weight", DType::kBF16, {x.size(1)}, x);
   Tensor y = x.context().empty(x.shape(), DType::kBF16);
   if (!residual.defined()) {
     launch_rms_norm<false>(x, residual, weight, y, y, vectors, eps);
     return {y, x};
   }
-  expect(residual, "residual", DType::kBF16, {x.size(0), x.size(1)});
+  expect(residual, "residual", DType::kBF16, {x.size(0), x.size(1)}, x);
   Tensor sum = x.context().empty(x.shape(), DType::kBF16);
   launch_rms_norm<true>(x, residual, weight, y, sum, vectors, eps);
   return {y, sum};
@@ -163,8 +163,8 @@ std::pair<Tensor, Tensor> add_rms_norm(const Tensor& x, const Tensor& residual,
 
 Tensor layer_norm(const Tensor& x, const Tensor& weight, const Tensor& bias, float eps) {
   const int vectors = check_rows(x, "x");
-  expect(weight, "weight", DType::kBF16, {x.size(1)});
-  expect(bias, "bias", DType::kBF16, {x.size(1)});
+  expect(weight, "weight", DType::kBF16, {x.size(1)}, x);
+  expect(bias, "bias", DType::kBF16, {x.size(1)}, x);
   Tensor y = x.context().empty(x.shape(), DType::kBF16);
   const auto kernel = vectors <= kMaxThreads ? layer_norm_kernel<1> : layer_norm_kernel<4>;
   launch(x.context(), kernel, dim3(static_cast<unsigned>(x.size(0))), dim3(threads_for(vectors)), 0,

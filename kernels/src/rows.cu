@@ -160,8 +160,8 @@ Tensor gather_rows(const Tensor& x, const Tensor& rows) {
 
 Tensor embedding(const Tensor& table, const Tensor& ids, const Tensor& latest) {
   expect(table, "table", DType::kBF16, {-1, -1});
-  expect(ids, "ids", DType::kI32, {-1});
-  if (latest.defined()) expect(latest, "latest", DType::kI32, {-1});
+  expect(ids, "ids", DType::kI32, {-1}, table);
+  if (latest.defined()) expect(latest, "latest", DType::kI32, {-1}, table);
   const RowIndex index{ids.data(), nullptr, latest.defined() ? latest.ptr<int32_t>() : nullptr,
                        latest.defined() ? latest.numel() : 0, false};
   return gather(table, index, {ids.size(0), table.size(1)}, ids.size(0));
@@ -170,8 +170,8 @@ Tensor embedding(const Tensor& table, const Tensor& ids, const Tensor& latest) {
 Tensor pair_rows(const Tensor& x, const Tensor& first, const Tensor& second) {
   check_matrix(x, "x");
   if (x.dim() != 2) fail("x: expected [*, *], found " + x.describe());
-  expect(first, "first", DType::kI32, {-1});
-  expect(second, "second", DType::kI32, {first.size(0)});
+  expect(first, "first", DType::kI32, {-1}, x);
+  expect(second, "second", DType::kI32, {first.size(0)}, x);
   const RowIndex index{first.data(), second.ptr<int32_t>(), nullptr, 0, false};
   return gather(x, index, {first.size(0), 2 * x.size(1)}, 2 * first.size(0));
 }

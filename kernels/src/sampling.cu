@@ -554,24 +554,25 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const Arguments a) {
   values.sync();
 }
 
-void check_tables(const SamplingTables& t, int64_t rows, int64_t vocabulary) {
+void check_tables(const SamplingTables& t, const Tensor& logits) {
+  const int64_t rows = logits.size(0), vocabulary = logits.size(1);
   const int64_t words = (vocabulary + 31) / 32;
-  if (t.mask.defined()) expect(t.mask, "mask", DType::kI32, {-1, words});
+  if (t.mask.defined()) expect(t.mask, "mask", DType::kI32, {-1, words}, logits);
   if (t.bias_offsets.defined() || t.bias_ids.defined() || t.bias_values.defined()) {
-    expect(t.bias_offsets, "bias_offsets", DType::kI32, {rows + 1});
-    expect(t.bias_ids, "bias_ids", DType::kI32, {-1});
-    expect(t.bias_values, "bias_values", DType::kF32, {t.bias_ids.size(0)});
+    expect(t.bias_offsets, "bias_offsets", DType::kI32, {rows + 1}, logits);
+    expect(t.bias_ids, "bias_ids", DType::kI32, {-1}, logits);
+    expect(t.bias_values, "bias_values", DType::kF32, {t.bias_ids.size(0)}, logits);
   }
   int64_t seats = -1;
   if (t.counts.defined()) {
-    expect(t.counts, "counts", DType::kU16, {-1, vocabulary});
+    expect(t.counts, "counts", DType::kU16, {-1, vocabulary}, logits);
     seats = t.counts.size(0);
   }
   if (t.prompt_seen.defined()) {
     if (!t.counts.defined()) fail("prompt_seen: only together with counts");
-    expect(t.prompt_seen, "prompt_seen", DType::kI32, {seats, words});
+    expect(t.prompt_seen, "prompt_seen", DType::kI32, {seats, words}, logits);
   }
-  if (t.latest.defined()) expect(t.latest, "latest", DType::kI32, {seats});
+  if (t.latest.defined()) expect(t.latest, "latest", DType::kI32, {seats}, logits);
 }
 
 template <class T>
@@ -586,12 +587,12 @@ Tensor sample(const Tensor& logits, const Tensor& rows, const SamplingTables& ta
   const bool is_bf16 = logits.defined() && logits.dtype() == DType::kBF16;
   expect(logits, "logits", is_bf16 ? DType::kBF16 : DType::kF32, {-1, -1});
   const int64_t count = logits.size(0), vocabulary = logits.size(1);
-  expect(rows, "rows", DType::kU8, {count, static_cast<int64_t>(sizeof(SamplingRow))});
+  expect(rows, "rows", DType::kU8, {count, static_cast<int64_t>(sizeof(SamplingRow))}, logits);
   if (num_valid < 1 || num_valid > vocabulary) {
     fail("num_valid: " + std::to_string(num_valid) + " is not between 1 and the " +
          std::to_string(vocabulary) + " columns of logits");
   }
-  check_tables(tables, count, vocabulary);
+  check_tables(tables, logits);
   Context& context = logits.context();
   Tensor results = context.empty({count, static_cast<int64_t>(sizeof(SamplingResult) / 4)}, DType::kI32);
   if (count == 0) return results;

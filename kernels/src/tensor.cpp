@@ -194,11 +194,13 @@ void expect(const Tensor& tensor, const char* name, DType dtype,
   }
 }
 
-void expect_same_context(const Tensor& first, const Tensor& second, const char* name) {
-  if (&first.context() != &second.context()) {
-    fail(std::string(name) + ": belongs to another context (device " +
-         std::to_string(second.context().device()) + ", expected device " +
-         std::to_string(first.context().device()) + ")");
+void expect(const Tensor& tensor, const char* name, DType dtype,
+            std::initializer_list<int64_t> shape, const Tensor& beside) {
+  expect(tensor, name, dtype, shape);
+  if (&tensor.context() != &beside.context()) {
+    fail(std::string(name) + ": belongs to another context (on device " +
+         std::to_string(tensor.context().device()) + "; expected the one on device " +
+         std::to_string(beside.context().device()) + ")");
   }
 }
 

@@ -230,3 +230,9 @@ def test_bad_arguments_are_named(ctx):
         kernels.swiglu(shifted)
     with pytest.raises(ValueError, match="activation: 'relu' is not"):
         kernels.bias_activation(x, None, "relu")
+
+
+def test_tensors_of_another_context_are_refused(ctx):
+    ours, theirs = ctx.zeros([8], kernels.bf16), kernels.Context().zeros([8], kernels.bf16)
+    with pytest.raises(ValueError, match="b: belongs to another context"):
+        kernels.add(ours, theirs)

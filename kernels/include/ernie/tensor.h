@@ -68,7 +68,8 @@ class Tensor {
 void expect(const Tensor& tensor, const char* name, DType dtype,
             std::initializer_list<int64_t> shape);
 
-// Throws std::invalid_argument unless both tensors belong to one context.
-void expect_same_context(const Tensor& first, const Tensor& second, const char* name);
+// The same, and `tensor` must belong to the context (device, stream) of `beside`.
+void expect(const Tensor& tensor, const char* name, DType dtype,
+            std::initializer_list<int64_t> shape, const Tensor& beside);
 
 }  // namespace ernie
