@@ -1,14 +1,23 @@
 #!/usr/bin/env bash
 # Make or refresh .venv with the pinned packages: setup_env.sh serve | test
-# Does nothing when the environment already holds what the requirement files ask for.
+# `test` also makes .venv-conformance, where other people's clients live with what they need
+# (setup_env.sh conformance makes that alone), and installs their Node client where npm is.
+# Does nothing when an environment already holds what the requirement files ask for.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 kind=${1:-serve}
 venv=${ERNIE_VENV:-$root/.venv}
+hashed=$root/scripts/requirements/serve.txt
+files=("$hashed")
 case $kind in
-    serve) files=("$root/scripts/requirements/serve.txt") ;;
-    test) files=("$root/scripts/requirements/serve.txt" "$root/scripts/requirements/test.txt") ;;
-    *) echo "setup_env.sh: unknown kind '$kind'; use serve or test" >&2; exit 2 ;;
+    serve) ;;
+    test) files+=("$root/scripts/requirements/test.txt") ;;
+    conformance)
+        venv=${ERNIE_CONFORMANCE_VENV:-$root/.venv-conformance}
+        hashed=$root/scripts/requirements/conformance.txt
+        files=("$hashed")
+        ;;
+    *) echo "setup_env.sh: unknown kind '$kind'; use serve, test or conformance" >&2; exit 2 ;;
 esac
 
 find_python() {
@@ -24,23 +33,57 @@ find_python() {
     exit 2
 }
 
-stamp=$venv/.requirements-$kind
-want=$(cat "${files[@]}" | sha256sum | cut -d' ' -f1)
-if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$want" ]; then
-    exit 0
-fi
-if [ ! -x "$venv/bin/python" ]; then
-    python=$(find_python)
-    echo "Making $venv with $("$python" --version 2>&1) ..." >&2
-    if ! "$python" -m venv "$venv"; then
-        rm -rf "$venv"
-        echo "setup_env.sh: '$python -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2
-        exit 2
+checksum() {
+    cat "$@" | sha256sum | cut -d' ' -f1
+}
+
+is_fresh() { # STAMP CHECKSUM
+    [ "$(cat "$1" 2>/dev/null)" = "$2" ]
+}
+
+make_environment() {
+    local stamp=$venv/.requirements-$kind want python
+    want=$(checksum "${files[@]}")
+    if [ -x "$venv/bin/python" ] && is_fresh "$stamp" "$want"; then
+        return
     fi
-fi
-echo "Installing pinned packages ($kind); the first time takes a minute or two ..." >&2
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes -r "${files[0]}"
+    if [ ! -x "$venv/bin/python" ]; then
+        python=$(find_python)
+        echo "Making $venv with $("$python" --version 2>&1) ..." >&2
+        if ! "$python" -m venv "$venv"; then
+            rm -rf "$venv"
+            echo "setup_env.sh: '$python -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2
+            exit 2
+        fi
+    fi
+    echo "Installing pinned packages ($kind); the first time takes a minute or two ..." >&2
+    # The clients are large and little of them is imported: bytecode comes as it is needed.
+    local compile=()
+    [ "$kind" != conformance ] || compile=(--no-compile)
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${compile[@]}" \
+        --require-hashes -r "$hashed"
+    if [ "$kind" = test ]; then
+        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "${files[1]}"
+    fi
+    echo "$want" >"$stamp"
+}
+
+install_node_client() {
+    local folder=$root/tests/conformance/node want
+    command -v npm >/dev/null || return 0
+    want=$(checksum "$folder/package.json" "$folder/package-lock.json")
+    if ! is_fresh "$folder/node_modules/.requirements" "$want"; then
+        npm ci --prefix "$folder" --ignore-scripts --no-audit --no-fund --loglevel error >/dev/null
+        echo "$want" >"$folder/node_modules/.requirements"
+    fi
+}
+
 if [ "$kind" = test ]; then
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -r "${files[1]}"
+    "${BASH_SOURCE[0]}" conformance &
+    clients=$!
 fi
-echo "$want" >"$stamp"
+make_environment
+case $kind in
+    test) wait "$clients" ;;
+    conformance) install_node_client ;;
+esac
