@@ -303,13 +303,26 @@ class PostprocessSpec(msgspec.Struct, frozen=True, omit_defaults=True):
     report: PreparationReport | None = None
 
 
+class Delivery(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a client wants its events, as Triton request parameters.
+
+    Requests with the same `event_group`, a secret of their client, share their responses: any of
+    them may bring a `bundle` with events of the others. `event_key` tells the client whose an event
+    is. Without a group a response holds its own request's event and no other.
+    """
+
+    event_group: str = ""
+    event_key: str = ""
+
+
 class EngineRequest(msgspec.Struct, omit_defaults=True):
     """One call of `ernie_engine`.
 
     op `generate` starts a request, `stop` ends the one(s) with `request_id`, `stats` asks for the
     engine's state. `error` is a failure of the preprocessor on its way to the client. `tokens`
     answers a question to the preprocessor by PROMPT_IDS or `text`; the engine refuses it.
-    `stream_key` is unique even when clients reuse request ids. `collect`: answer with exactly one
+    `stream_key` is unique even when clients reuse request ids. `delivery` comes from the Triton
+    request's parameters. `collect`: answer with exactly one
     EngineOutput at the end. `acknowledged`: a postprocessor acknowledges outputs (credits).
     `received_at`: when the preprocessor got the request, CLOCK_MONOTONIC seconds (0: unknown). A
     `stop` that overtook a slow preprocessor ends requests of its id received before it, no later.
@@ -331,6 +344,7 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     post: PostprocessSpec | None = None
     error: ErrorInfo | None = None
     text: str = ""
+    delivery: Delivery | None = None
 
 
 # ---- engine → postprocessor ---------------------------------------------------------------------
@@ -356,6 +370,7 @@ class EngineOutput(msgspec.Struct, omit_defaults=True):
 
     `post` and `credit` come with the first output only. `finish_reason` or `error` marks the last,
     which also carries `usage`. The stop token itself is counted but not in `token_ids`.
+    An output with a `bundle` holds outputs of several streams of one group and nothing else.
     """
 
     stream_key: str
@@ -370,6 +385,8 @@ class EngineOutput(msgspec.Struct, omit_defaults=True):
     post: PostprocessSpec | None = None
     credit: Credit | None = None
     stats: dict[str, Any] | None = None
+    event_key: str = ""
+    bundle: list[EngineOutput] = msgspec.field(default_factory=list)
 
     @property
     def is_last(self) -> bool:
@@ -417,7 +434,11 @@ class EventLogprob(msgspec.Struct, frozen=True):
 class Event(msgspec.Struct, omit_defaults=True):
     """EVENT. The last one of a stream has `finish_reason` and `usage`, or `error`; the first one
     that is no error has `report`. As many as `num_echoed` characters of its content repeat the
-    prompt."""
+    prompt. `seq` counts a stream's events from 0.
+
+    With `Delivery`, `key` is its `event_key`, and an event with a `bundle` holds events of several
+    streams and nothing else.
+    """
 
     seq: int
     delta: Delta = msgspec.field(default_factory=Delta)
@@ -430,6 +451,8 @@ class Event(msgspec.Struct, omit_defaults=True):
     error: ErrorInfo | None = None
     report: PreparationReport | None = None
     num_echoed: int = 0
+    key: str = ""
+    bundle: list[Event] = msgspec.field(default_factory=list)
 
     @property
     def is_last(self) -> bool:

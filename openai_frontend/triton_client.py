@@ -5,8 +5,11 @@
     async for event in client.generate("chatcmpl-1", request, []):
         ...
 
-The end of a stream is in-band (`Event.is_last`). Text that Triton reports goes to the log, never to
-a client: it may name paths and shared-memory keys.
+The end of a stream is in-band (`Event.is_last`). All requests of a connection form one group (see
+`wire.Delivery`): under load one response brings the events of many of them.
+
+Text that Triton reports goes to the log, never to a client: it may name paths and shared-memory
+keys.
 """
 
 from __future__ import annotations
@@ -25,8 +28,14 @@ import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from backend import wire
-from backend.errors import EngineUnavailableError, InternalError, InvalidRequestError
+from backend.errors import (
+    EngineUnavailableError,
+    ErnieError,
+    InternalError,
+    InvalidRequestError,
+)
 from backend.wire import EngineOutput, EngineRequest, Event
+from openai_frontend.inbox import Inbox
 from openai_frontend.upstream import RefusedError, Tokens
 
 logger = logging.getLogger(__name__)
@@ -74,6 +83,10 @@ class TritonClient:
         self._num_channels = num_channels
         self._channels: list[Any] = []
         self._stubs: itertools.cycle[Any] = itertools.cycle(())
+        self._group = ""
+        self._keys = itertools.count()
+        self._inboxes: dict[str, Inbox] = {}
+        self._reading: set[asyncio.Task[None]] = set()
 
     def connect(self, url: str) -> None:
         """Use the server at `url` (host:port) for requests from now on."""
@@ -84,6 +97,7 @@ class TritonClient:
         self._stubs = itertools.cycle(
             [service_pb2_grpc.GRPCInferenceServiceStub(channel) for channel in self._channels]
         )
+        self._group = uuid.uuid4().hex
 
     async def close(self) -> None:
         """Close all connections; streams still open on them fail."""
@@ -95,15 +109,63 @@ class TritonClient:
         self, request_id: str, request: bytes, media: Sequence[bytes]
     ) -> AsyncIterator[Event]:
         # The message may hold many pictures: nothing here refers to it while the answer comes.
-        call = await self._send(_infer_request(ENSEMBLE, request_id, _tensors(request, media)))
+        message = _infer_request(ENSEMBLE, request_id, _tensors(request, media))
         del request, media
-        async with contextlib.aclosing(_outputs(call)) as outputs:
-            async for output in outputs:
-                # BYTES: a 4-byte length before the text
-                event = wire.decode(output.raw_output_contents[0][4:], Event)
-                yield event
-                if event.is_last:
-                    return
+        key, inbox = str(next(self._keys)), Inbox()
+        message.parameters["event_group"].string_param = self._group
+        message.parameters["event_key"].string_param = key
+        self._inboxes[key] = inbox
+        try:
+            call = await self._send(message)
+            del message
+            # A task of its own: the responses also bring other requests' events, which must not
+            # wait for the reader of this one's.
+            reading = asyncio.create_task(self._read(call, inbox))
+            self._reading.add(reading)
+            reading.add_done_callback(self._reading.discard)
+            try:
+                async with contextlib.aclosing(inbox.events()) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                self._end_when_silent(call, inbox)
+        finally:
+            del self._inboxes[key]
+
+    async def _read(self, call: Any, inbox: Inbox) -> None:
+        """Hand out the events of a call's responses until the server ends it."""
+        try:
+            async with contextlib.aclosing(_outputs(call)) as outputs:
+                async for output in outputs:
+                    inbox.num_responses += 1
+                    # BYTES: a 4-byte length before the text
+                    event = wire.decode(output.raw_output_contents[0][4:], Event)
+                    for item in event.bundle or (event,):
+                        # Who has gone needs no events any more.
+                        owner = self._inboxes.get(item.key) if item.key else inbox
+                        if owner is not None:
+                            owner.put(item)
+            inbox.end()
+        except ErnieError as error:
+            inbox.fail(error)
+        except asyncio.CancelledError:  # the connection was closed
+            inbox.fail(EngineUnavailableError("the inference server is not connected any more"))
+            raise
+        except Exception:
+            logger.exception("reading from Triton failed")
+            inbox.fail(InternalError("internal error; the server's log has the cause"))
+
+    def _end_when_silent(self, call: Any, inbox: Inbox, num_responses: int = -1) -> None:
+        """Nobody waits for this call's own events any more; as long as it brings others', it is
+        read on. A call dropped before its end is a cancellation to the server."""
+        if call.done():
+            return
+        if inbox.num_responses == num_responses:
+            call.cancel()
+            return
+        asyncio.get_running_loop().call_later(
+            CLOSE_TIMEOUT_S, self._end_when_silent, call, inbox, inbox.num_responses
+        )
 
     async def tokens(self, request: bytes, media: Sequence[bytes]) -> Tokens:
         message = _infer_request(

@@ -103,6 +103,7 @@ class EngineClient:
             **self._counters,
             "open_streams": num_streams,
             "outputs_sent": self._sender.num_outputs,
+            "responses_sent": self._sender.num_responses,
         }
 
     # ---- the supervisor's calls -----------------------------------------------------------------

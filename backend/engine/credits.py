@@ -51,9 +51,9 @@ class CreditSlots:
         """The stream has sent its last output, `num_sent` in all."""
         self._resting.append((lease, num_sent, time.monotonic()))
 
-    def count_sent(self) -> None:
-        """An output of a stream with a lease went out."""
-        self._num_sent += 1
+    def count_sent(self, number: int = 1) -> None:
+        """Outputs of streams with a lease went out; negative: they did not after all."""
+        self._num_sent += number
 
     def num_outstanding(self) -> int:
         """Outputs of all streams that are on their way to the postprocessor."""

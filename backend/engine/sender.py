@@ -5,6 +5,10 @@ between the engine and the postprocessor: a response is "sent" when it is queued
 MAX_UNACKNOWLEDGED outputs of a stream, and WINDOW of all streams, are on their way; what the engine
 brings meanwhile merges into the next one. Under load outputs grow instead of queues. A stream's
 first output overtakes everything: it is what a user waits for.
+
+A response costs the processes it passes far more than what is in it. So streams of one group (see
+`wire.Delivery`) that are ready together share one: it goes out as a response to whichever of them
+waited longest.
 """
 
 from __future__ import annotations
@@ -23,6 +27,12 @@ MAX_UNACKNOWLEDGED = 4
 WINDOW = 16
 """Enough to keep Triton busy. What waits in Triton's queue is older than what waits here, where it
 still merges: 256 streams with four outputs each on their way were half a second late."""
+MAX_BUNDLE = 32
+"""Outputs in one response. The postprocessor does nothing else meanwhile: about a millisecond."""
+MAX_BUNDLED_PER_S = 6000
+"""Outputs of groups. Their client's acknowledgements do not come back here, and a frontend takes
+about 12,000 events a second before they queue up in front of it."""
+MAX_CATCH_UP_S = 0.01
 POLL_S = 0.002
 """How often streams without credit are looked at."""
 STALL_S = 5.0
@@ -39,10 +49,13 @@ class Sender:
         self._condition = threading.Condition()
         self._first: collections.deque[Stream] = collections.deque()
         self._ready: collections.deque[Stream] = collections.deque()
+        self._grouped: collections.deque[Stream] = collections.deque()
+        self._next_grouped = 0.0
         self._blocked: list[Stream] = []
         self._next_poll = 0.0
         self._is_closed = False
         self.num_outputs = 0
+        self.num_responses = 0
         self._thread = threading.Thread(target=self._run, name="engine-sender", daemon=True)
         self._thread.start()
 
@@ -75,7 +88,10 @@ class Sender:
 
     def _queue(self, stream: Stream) -> None:
         stream.is_queued = True
-        (self._ready if stream.num_sent else self._first).append(stream)
+        if not stream.num_sent:
+            self._first.append(stream)
+        else:
+            (self._grouped if stream.group else self._ready).append(stream)
 
     def _run(self) -> None:
         while True:
@@ -83,9 +99,15 @@ class Sender:
                 stream = self._next()
                 if stream is None:
                     return
-                stream.is_queued = False
-                output = stream.take()
-            self._deliver(stream, output)
+                streams = [stream, *self._companions(stream)] if stream.is_bundleable else [stream]
+                outputs = []
+                for item in streams:
+                    item.is_queued = False
+                    outputs.append(item.take())
+            if len(streams) == 1:
+                self._deliver(stream, outputs[0])
+            else:
+                self._deliver_bundle(streams, outputs)
 
     def _next(self) -> Stream | None:
         """The stream to send for; waits until there is one. None: closed and nothing left."""
@@ -93,23 +115,47 @@ class Sender:
             if self._first:
                 return self._first.popleft()
             self._unblock()
-            is_open = self._is_closed or self._slots.num_outstanding() < WINDOW
-            while is_open and self._ready:
-                stream = self._ready.popleft()
-                if self._is_closed or _may_send(stream):
+            if self._is_closed or self._slots.num_outstanding() < WINDOW:
+                # Groups first: their rate is bounded, so they cannot keep the others waiting.
+                is_due = self._is_closed or time.monotonic() >= self._next_grouped
+                stream = self._pop(self._grouped) if is_due else None
+                stream = stream or self._pop(self._ready)
+                if stream is not None:
                     return stream
-                self._blocked.append(stream)
-            is_waiting = self._blocked or self._ready
+            is_waiting = self._blocked or self._ready or self._grouped
             if self._is_closed and not is_waiting:
                 return None
             self._condition.wait(POLL_S if is_waiting else None)
+
+    def _pop(self, queue: collections.deque[Stream]) -> Stream | None:
+        """The first stream that has credit; those before it go to the blocked ones."""
+        while queue:
+            stream = queue.popleft()
+            if self._is_closed or _may_send(stream):
+                return stream
+            self._blocked.append(stream)
+        return None
+
+    def _companions(self, stream: Stream) -> list[Stream]:
+        """Streams whose outputs go with this one's, out of the queue."""
+        found: list[Stream] = []
+        others: list[Stream] = []
+        while len(found) < MAX_BUNDLE - 1 and (other := self._pop(self._grouped)):
+            is_fit = other.group == stream.group and other.is_bundleable
+            (found if is_fit else others).append(other)
+        self._grouped.extendleft(reversed(others))
+        now = time.monotonic()
+        began = max(self._next_grouped, now - MAX_CATCH_UP_S)
+        self._next_grouped = began + (1 + len(found)) / MAX_BUNDLED_PER_S
+        return found
 
     def _unblock(self) -> None:
         """Give streams without credit another look, but not more often than every POLL_S."""
         now = time.monotonic()
         if self._blocked and (now >= self._next_poll or self._is_closed):
             self._next_poll = now + POLL_S
-            self._ready.extend(self._blocked)
+            for stream in self._blocked:
+                self._queue(stream)
             self._blocked.clear()
 
     def _deliver(self, stream: Stream, output: EngineOutput) -> None:
@@ -121,6 +167,7 @@ class Sender:
             self._slots.count_sent()
         stream.last_sent_at = time.monotonic()
         self.num_outputs += 1
+        self.num_responses += 1
         try:
             if is_last or not stream.is_lost:  # Triton wants its FINAL flag in any case
                 stream.send(output)
@@ -132,6 +179,30 @@ class Sender:
                 self._on_lost(stream)
         if is_last and stream.lease is not None:
             self._slots.release(stream.lease, stream.num_sent)
+
+    def _deliver_bundle(self, streams: list[Stream], outputs: list[EngineOutput]) -> None:
+        """Send all as a response to the first."""
+        carrier = streams[0]
+        num_leased = sum(stream.lease is not None for stream in streams)
+        self._slots.count_sent(num_leased)
+        try:
+            carrier.send(EngineOutput(carrier.key, -1, bundle=outputs))
+        except Exception as error:
+            log.warning("stream %s: cannot send: %s", carrier.key, error)
+            self._slots.count_sent(-num_leased)
+            carrier.is_lost = True
+            self._on_lost(carrier)
+            with self._condition:
+                for stream, output in zip(streams[1:], outputs[1:], strict=True):
+                    stream.put_back(output)
+                    if not stream.is_queued:
+                        self._queue(stream)
+            return
+        now = time.monotonic()
+        for stream in streams:
+            stream.last_sent_at = now
+        self.num_outputs += len(streams)
+        self.num_responses += 1
 
 
 def _may_send(stream: Stream) -> bool:

@@ -8,7 +8,7 @@ from typing import Protocol
 from backend.engine.credits import CreditLease
 from backend.errors import ErrorInfo
 from backend.request import FinishReason, Usage
-from backend.wire import EngineOutput, EngineRequest
+from backend.wire import Delivery, EngineOutput, EngineRequest
 
 
 class Responder(Protocol):
@@ -37,6 +37,10 @@ class Stream:
         self.num_sent = 0
         self.last_sent_at = 0.0
         self.lease: CreditLease | None = None
+        delivery = request.delivery or Delivery()
+        # Only a postprocessor takes a bundle apart.
+        self.group = delivery.event_group if request.acknowledged else ""
+        self.event_key = delivery.event_key
         self._responder_lock = threading.Lock()
 
     def add(self, output: EngineOutput) -> None:
@@ -57,6 +61,18 @@ class Stream:
         pending = self.pending
         return pending is not None and (pending.is_last or not self.request.collect)
 
+    @property
+    def is_bundleable(self) -> bool:
+        """First and last outputs go alone: the one is in a hurry, the other ends the request."""
+        pending = self.pending
+        return bool(
+            self.group
+            and self.num_sent
+            and not self.is_lost
+            and pending is not None
+            and not pending.is_last
+        )
+
     def send(self, output: EngineOutput) -> None:
         """Raises what the responder raises."""
         with self._responder_lock:
@@ -73,11 +89,19 @@ class Stream:
         self.pending = None
         output.stream_key = self.key
         output.seq = self.num_sent
+        output.event_key = self.event_key
         if self.num_sent == 0:
             output.request_id = self.request.request_id
             output.post = self.request.post
         self.num_sent += 1
         return output
+
+    def put_back(self, output: EngineOutput) -> None:
+        """Undo the last `take`: its output, no first or last one, could not be sent."""
+        self.num_sent -= 1
+        if self.pending is not None:
+            merge(output, self.pending)
+        self.pending = output
 
 
 def merge(first: EngineOutput, second: EngineOutput) -> None:

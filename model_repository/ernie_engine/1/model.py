@@ -89,6 +89,8 @@ class TritonPythonModel:
             raise InvalidRequestError("ENGINE_REQUEST is missing", param="ENGINE_REQUEST")
         message = wire.decode(data.tobytes(), wire.EngineRequest)
         message.request_id = message.request_id or request.request_id()
+        if parameters := request.parameters():
+            message.delivery = wire.decode(parameters.encode(), wire.Delivery)
         self._client.submit(
             message, _array(request, "PROMPT_IDS"), _array(request, "POSITIONS"), responder
         )

@@ -45,30 +45,54 @@ class TritonPythonModel:
 
     def _respond(self, request):
         try:
-            event = self._process(request)
+            data = pb_utils.get_input_tensor_by_name(request, "ENGINE_OUTPUT").as_numpy()
+            output = wire.decode(data.tobytes(), wire.EngineOutput)
         except ErnieError as error:
             event = wire.Event(seq=0, error=error.info())
-        except Exception as error:
-            # A Triton error in mid-ensemble leaks the request, so even this one is data.
-            log.exception("request %s", request.request_id())
-            info = InternalError(f"{type(error).__name__} in response_postprocessor").info()
-            event = wire.Event(seq=0, error=info)
+        else:
+            if output.bundle:
+                event = self._bundle(output, request)
+            else:
+                event = self._event(output, request.is_cancelled)
         if event is None:
             return pb_utils.InferenceResponse([])
         data = np.array([wire.encode(event)], dtype=np.object_)
         return pb_utils.InferenceResponse([pb_utils.Tensor("EVENT", data)])
 
-    def _process(self, request) -> wire.Event | None:
-        data = pb_utils.get_input_tensor_by_name(request, "ENGINE_OUTPUT").as_numpy()
-        output = wire.decode(data.tobytes(), wire.EngineOutput)
+    def _bundle(self, output: wire.EngineOutput, request) -> wire.Event | None:
+        # The request is the first one's: of the others' cancels it knows nothing.
+        cancels = [request.is_cancelled] + [_never] * (len(output.bundle) - 1)
+        events = map(self._event, output.bundle, cancels)
+        bundle = [event for event in events if event is not None]
+        return wire.Event(seq=-1, bundle=bundle) if bundle else None
+
+    def _event(self, output: wire.EngineOutput, is_cancelled) -> wire.Event | None:
+        try:
+            event = self._process(output, is_cancelled)
+        except ErnieError as error:
+            event = wire.Event(seq=0, error=error.info())
+        except Exception as error:
+            # A Triton error in mid-ensemble leaks the request, so even this one is data.
+            log.exception("request %s", output.request_id or output.stream_key)
+            info = InternalError(f"{type(error).__name__} in response_postprocessor").info()
+            event = wire.Event(seq=0, error=info)
+        if event is not None:
+            event.key = output.event_key
+        return event
+
+    def _process(self, output: wire.EngineOutput, is_cancelled) -> wire.Event | None:
         try:
             event = self._postprocessor.process(output)
             wants_stop = self._postprocessor.wants_stop(output.stream_key)
-            if self._relay.should_stop(output, request.is_cancelled, wants_stop):
+            if self._relay.should_stop(output, is_cancelled, wants_stop):
                 _stop_engine(output.stream_key)
             return event
         finally:
             self._relay.acknowledge(output)
+
+
+def _never() -> bool:
+    return False
 
 
 def _stop_engine(stream_key: str) -> None:

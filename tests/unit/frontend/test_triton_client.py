@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
@@ -19,7 +20,7 @@ from openai_frontend.triton_client import MODEL_UNAVAILABLE, TritonClient
 from openai_frontend.upstream import RefusedError, Tokens
 from tests.unit.frontend.fake_triton import wait_until
 
-Answer = Callable[[Any], list[Any]]
+Answer = Callable[[Any], Iterable[Any]]
 
 
 class KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
@@ -62,8 +63,8 @@ def output(data: bytes | None) -> Any:
     return pb.ModelStreamInferResponse(infer_response=response)
 
 
-def event(**fields: Any) -> Any:
-    data = wire.encode(Event(seq=0, **fields))
+def event(seq: int = 0, **fields: Any) -> Any:
+    data = wire.encode(Event(seq, **fields))
     return output(len(data).to_bytes(4, "little") + data)
 
 
@@ -211,6 +212,75 @@ async def test_a_dropped_stream_is_cancelled(kserve):
     await wait_until(lambda: servicer.num_open == 1)
     task.cancel()
     await wait_until(lambda: servicer.num_open == 0)
+
+
+def key_of(request) -> str:
+    return request.parameters["event_key"].string_param
+
+
+async def test_events_of_other_requests_reach_their_owners_in_order(kserve):
+    """The first request's call brings nearly everything of the second one."""
+    both_asked, first_is_done = asyncio.Event(), asyncio.Event()
+    keys: list[str] = []
+
+    def answer(request):
+        keys.append(key_of(request))
+        if len(keys) == 1:
+            return itertools.chain([both_asked], shared_responses())
+        both_asked.set()
+        last = Event(3, Delta(content="d"), key=keys[1], finish_reason=FinishReason.STOP)
+        return [event(bundle=[last]), first_is_done]
+
+    def shared_responses():
+        second = [Event(seq, Delta(content=text), key=keys[1]) for seq, text in enumerate("abc")]
+        own = [Event(seq, Delta(content=text), key=keys[0]) for seq, text in enumerate("xy")]
+        yield event(bundle=[second[0], own[0]])
+        yield event(bundle=[own[1], second[2], Event(0, key="gone")])
+        yield event(bundle=[second[1]])
+        yield event(2, finish_reason="stop", key=keys[0])
+
+    servicer, client = await kserve(ernie_chat=answer)
+    first = asyncio.create_task(collect(client))
+    await wait_until(lambda: len(keys) == 1)
+    second = asyncio.create_task(collect(client))
+    assert "".join(item.delta.content for item in await first) == "xy"
+    assert "".join(item.delta.content for item in await second) == "abcd"
+    first_is_done.set()
+    groups = {request.parameters["event_group"].string_param for request in servicer.requests}
+    assert len(groups) == 1 and len(groups.pop()) == 32
+    assert len(set(keys)) == 2
+
+
+async def test_a_call_nobody_waits_for_is_read_as_long_as_it_brings_others_events(
+    kserve, monkeypatch
+):
+    monkeypatch.setattr("openai_frontend.triton_client.CLOSE_TIMEOUT_S", 0.2)
+    never = asyncio.Event()
+    steps = [asyncio.Event() for _ in range(6)]
+    keys: list[str] = []
+
+    def answer(request):
+        keys.append(key_of(request))
+        return carrier() if len(keys) == 1 else [never]
+
+    def carrier():
+        for seq, step in enumerate(steps):
+            yield step
+            reason = FinishReason.STOP if seq == len(steps) - 1 else None
+            yield event(bundle=[Event(seq, key=keys[1], finish_reason=reason)])
+        yield never
+
+    servicer, client = await kserve(ernie_chat=answer)
+    dropped = asyncio.create_task(collect(client))
+    await wait_until(lambda: len(keys) == 1)
+    kept = asyncio.create_task(collect(client))
+    await wait_until(lambda: len(keys) == 2)
+    dropped.cancel()
+    for step in steps:  # together much longer than the time-out of silence
+        step.set()
+        await asyncio.sleep(0.1)
+    assert len(await kept) == len(steps)
+    await wait_until(lambda: servicer.num_cancelled == 2)
 
 
 async def test_the_probe_is_content_with_any_event_and_with_slowness(kserve, monkeypatch):
