@@ -193,9 +193,9 @@ def test_a_token_alone_gets_the_bits_it_gets_in_a_batch(ctx):
     together = _run_up(ctx, sizes, x, routing, weight, 0, sizes.groups)
     for token in (0, 123, 699):
         one = Sizes(1, 8, 2, 1, 512, 256)
-        alone_routing, alone_order, _ = _routing(ctx, one, ids[token : token + 1].contiguous())
+        alone_routing, alone_order, _ = _routing(ctx, one, ids[token : token + 1].clone())
         alone = _run_up(
-            ctx, one, x[token : token + 1].contiguous(), alone_routing, weight, 0, one.groups
+            ctx, one, x[token : token + 1].clone(), alone_routing, weight, 0, one.groups
         )
         for slot in range(sizes.slots):
             row = (order == token * sizes.slots + slot).nonzero().item()
