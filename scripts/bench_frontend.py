@@ -1,10 +1,12 @@
 """How many stream events one core of the frontend delivers, with nothing behind it.
 
-    python scripts/bench_frontend.py [--streams 64] [--events 400] [--grpc]
+    python scripts/bench_frontend.py [--streams 64] [--events 400] [--grpc [--bundle 32]]
 
 A server process runs the real application under the real HTTP protocol class; its upstream emits
 events as fast as they are taken. With --grpc the events come from a small KServe server in a third
-process through the real gRPC client instead, one message per event as Triton sends them.
+process through the real gRPC client instead, one message per event as Triton sends them, or one
+with an event of each of --bundle streams, as the engine makes them under load. With --events 1 it
+is requests that cost.
 
 Printed: events per second of wall time and, the number to compare, per second of the server
 process's own CPU time.
@@ -20,14 +22,16 @@ import os
 import resource
 import socket
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import msgspec
 import uvloop
 
 from backend import wire
@@ -71,22 +75,56 @@ class EagerUpstream:
         return
 
 
-def serve_grpc(num_events: int, parent: Connection) -> None:
+class Bundles:
+    """Streams wait here until `size` of them are there; the last to come carries all their events
+    but the last ones."""
+
+    def __init__(self, num_events: int, size: int) -> None:
+        self._events = _events(num_events)
+        self._size = size
+        self._lock = threading.Lock()
+        self._keys: list[str] = []
+        self._is_over = threading.Event()
+
+    def events(self, key: str) -> Iterator[Event]:
+        *body, last = self._events
+        with self._lock:
+            self._keys.append(key)
+            keys, is_over = self._keys, self._is_over
+            is_carrier = len(keys) == self._size
+            if is_carrier:
+                self._keys, self._is_over = [], threading.Event()
+        if is_carrier:
+            for event in body:
+                bundle = [msgspec.structs.replace(event, key=owner) for owner in keys]
+                yield Event(seq=-1, bundle=bundle)
+            is_over.set()
+        is_over.wait()
+        yield msgspec.structs.replace(last, key=key)
+
+
+def serve_grpc(num_events: int, bundle_size: int, parent: Connection) -> None:
     import grpc
     from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-    messages = []
-    for event in _events(num_events):
+    def message(event: Event) -> Any:
         data = wire.encode(event)
         output = service_pb2.ModelInferResponse(
             raw_output_contents=[len(data).to_bytes(4, "little") + data]
         )
-        messages.append(service_pb2.ModelStreamInferResponse(infer_response=output))
+        return service_pb2.ModelStreamInferResponse(infer_response=output)
+
+    messages = [message(event) for event in _events(num_events)]
+    bundles = Bundles(num_events, bundle_size)
 
     class KServe(service_pb2_grpc.GRPCInferenceServiceServicer):
         def ModelStreamInfer(self, request_iterator, context):
-            for _ in request_iterator:
-                yield from messages
+            for request in request_iterator:
+                if bundle_size > 1:
+                    key = request.parameters["event_key"].string_param
+                    yield from map(message, bundles.events(key))
+                else:
+                    yield from messages
 
     from concurrent.futures import ThreadPoolExecutor
 
@@ -151,7 +189,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--events", type=int, default=400, help="events per stream")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--grpc", action="store_true", help="events come over gRPC")
+    parser.add_argument("--bundle", type=int, default=1, help="streams that share a gRPC message")
     options = parser.parse_args(arguments)
+    if options.streams % options.bundle:
+        parser.error("--streams must be a multiple of --bundle")
     context = multiprocessing.get_context("spawn")
     processes = []
 
@@ -162,7 +203,9 @@ def main(arguments: Sequence[str]) -> int:
         processes.append(process)
         return ours, ours.recv()
 
-    grpc_end, grpc_port = start(serve_grpc, options.events) if options.grpc else (None, 0)
+    grpc_end, grpc_port = (
+        start(serve_grpc, options.events, options.bundle) if options.grpc else (None, 0)
+    )
     http_end, port = start(serve_http, options.events, grpc_port)
     uvloop.run(_load(port, options.streams, 1))  # warm
     http_end.send(True)

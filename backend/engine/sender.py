@@ -29,9 +29,9 @@ WINDOW = 16
 still merges: 256 streams with four outputs each on their way were half a second late."""
 MAX_BUNDLE = 32
 """Outputs in one response. The postprocessor does nothing else meanwhile: about a millisecond."""
-MAX_BUNDLED_PER_S = 6000
-"""Outputs of groups. Their client's acknowledgements do not come back here, and a frontend takes
-about 12,000 events a second before they queue up in front of it."""
+MAX_BUNDLED_PER_S = 5000
+"""Outputs of groups. Nothing comes back from behind the postprocessor that tells how fast a client
+takes them, and a frontend has room for twice as many on one core before they queue up."""
 MAX_CATCH_UP_S = 0.01
 POLL_S = 0.002
 """How often streams without credit are looked at."""
