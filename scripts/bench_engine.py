@@ -82,8 +82,8 @@ def main() -> None:
 def _print_decode(
     core: EngineCore, config: ModelConfig, arguments: argparse.Namespace, ceilings: limits.Ceilings
 ) -> None:
-    print("\n| batch | step ms | device ms | tokens/s | with prefill | limit | share |")
-    print(f"|{'---|' * 7}")
+    print("\n| batch | step ms | device ms | tokens/s | with prefill | limit | share | routing |")
+    print(f"|{'---|' * 8}")
     for batch in arguments.batches:
         measure.decode(core, config.vocab_size, batch, arguments.prompt, 8)
         got = measure.decode(core, config.vocab_size, batch, arguments.prompt, arguments.output)
@@ -92,9 +92,17 @@ def _print_decode(
         print(
             f"| {batch} | {got.step_ms:.3f} | {measure.recorded_ms(core, batch):.3f} | "
             f"{got.tokens_per_s:,.0f} | "
-            f"{got.total_tokens_per_s:,.0f} | {limit:,.0f} | {got.tokens_per_s / limit:.0%} |",
+            f"{got.total_tokens_per_s:,.0f} | {limit:,.0f} | {got.tokens_per_s / limit:.0%} |"
+            f"{_routing(core, batch)}",
             flush=True,
         )
+
+
+def _routing(core: EngineCore, batch: int) -> str:
+    figures = measure.routing(core, batch)
+    if figures is None:
+        return ""
+    return f" {figures.distinct:.1f} experts, the largest has {figures.largest:.1f} tokens |"
 
 
 def _print_prefill(

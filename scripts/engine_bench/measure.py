@@ -5,9 +5,11 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+import kernels
 from backend.engine.core import EngineCore
 from backend.request import SamplingParams
 from backend.wire import EngineRequest
@@ -93,3 +95,36 @@ def recorded_ms(core: EngineCore, batch: int, repeats: int = 20) -> float:
         end.synchronize()
         times.append(begin.elapsed_ms(end))
     return statistics.median(times)
+
+
+@dataclass(frozen=True)
+class RoutingFigures:
+    """Means over the layers: routed experts with a token, and the largest's number of tokens."""
+
+    distinct: float
+    largest: float
+
+
+def routing(core: EngineCore, batch: int) -> RoutingFigures | None:
+    """How the last decode step of `batch` rows was routed; None for a model without experts."""
+    offsets = []
+    original = kernels.moe_route
+
+    def route(*arguments: Any, **keywords: Any) -> Any:
+        result = original(*arguments, **keywords)
+        offsets.append((result.offsets, arguments[1].shape[0]))
+        return result
+
+    graphs = core._runner._graphs
+    kernels.moe_route = route
+    try:
+        graphs._run(graphs.size_for(batch))
+    finally:
+        kernels.moe_route = original
+    if not offsets:
+        return None
+    counts = [np.diff(starts.numpy())[:experts] for starts, experts in offsets]
+    return RoutingFigures(
+        distinct=float(np.mean([(count > 0).sum() for count in counts])),
+        largest=float(np.mean([count.max() for count in counts])),
+    )

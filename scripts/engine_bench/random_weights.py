@@ -41,7 +41,7 @@ def build_random_model(config: ModelConfig, ops: CudaOps, seed: int) -> tuple[Mo
             continue
         outer = spec.shape[0] if len(spec.shape) == 3 else 1
         rows, columns = spec.shape[-2:]
-        inputs = 1 if spec.kind == "embedding" else rows
+        inputs = columns if spec.kind == "embedding" else rows
         shift = round(math.log2(math.sqrt(inputs)))
         for index in range(outer):
             target = (index,) if len(spec.shape) == 3 else (slice(None), slice(None))
