@@ -85,12 +85,21 @@ def bench_dense(context: Any, rng: np.random.Generator) -> None:
         _line(f"dense swiglu {tokens}", median_seconds(context, calls), 2.0 * 24576 * HIDDEN)
 
 
+def _experts(context: Any, rng: np.random.Generator, rows: int, columns: int) -> Any:
+    """Tables of every group, filled on the device from a few random ones."""
+    block = _random(context, rng, 3, rows, columns, scale=0.02)
+    table = context.empty((GROUPS, rows, columns), kernels.bf16)
+    for g in range(0, GROUPS, 3):
+        kernels.copy(table.slice(g, g + 3), block)
+    return table
+
+
 class Layer:
     """One MoE layer's weights."""
 
     def __init__(self, context: Any, rng: np.random.Generator) -> None:
-        self.up = _random(context, rng, GROUPS, 2 * WIDTH, HIDDEN, scale=0.02)
-        self.down = _random(context, rng, GROUPS, HIDDEN, WIDTH, scale=0.02)
+        self.up = _experts(context, rng, 2 * WIDTH, HIDDEN)
+        self.down = _experts(context, rng, HIDDEN, WIDTH)
         gate = rng.standard_normal((EXPERTS, HIDDEN)).astype(np.float32) * HIDDEN**-0.5
         self.gate = context.upload(gate)
         self.bias = context.upload(np.zeros(EXPERTS, np.float32))
@@ -102,7 +111,7 @@ class Layer:
 
 def bench_experts(context: Any, rng: np.random.Generator, tokens: tuple[int, ...]) -> None:
     """moe_route, moe_up_small, moe_down_small, the combination, and all four as a chain."""
-    layers = [Layer(context, rng) for _ in range(4)]
+    layers = [Layer(context, rng) for _ in range(3)]
     for count in tokens:
         x = context.upload(rng.standard_normal((count, HIDDEN)).astype(np.float32), kernels.bf16)
         routings = [layer.route(x) for layer in layers]
@@ -119,7 +128,7 @@ def bench_experts(context: Any, rng: np.random.Generator, tokens: tuple[int, ...
             kernels.moe_combine_add_rms_norm(y, routing.weights, x, layer.norm, 1e-5)
 
         calls: dict[str, tuple[list[Callable[[], object]], float]] = {
-            "route": ([lambda n=n, x=x: n.route(x) for n in layers * 4], 4.0 * EXPERTS * HIDDEN),
+            "route": ([lambda n=n, x=x: n.route(x) for n in layers * 5], 4.0 * EXPERTS * HIDDEN),
             "up": (
                 [
                     lambda n=n, r=r, x=x: kernels.moe_up_small(x, r, n.up, 0, GROUPS)
@@ -139,7 +148,7 @@ def bench_experts(context: Any, rng: np.random.Generator, tokens: tuple[int, ...
                     lambda n=n, r=r, x=x, y=y: kernels.moe_combine_add_rms_norm(
                         y, r.weights, x, n.norm, 1e-5
                     )
-                    for n, r in pairs * 4
+                    for n, r in pairs * 5
                 ],
                 2.0 * count * SLOTS * HIDDEN,
             ),
@@ -149,7 +158,7 @@ def bench_experts(context: Any, rng: np.random.Generator, tokens: tuple[int, ...
             _line(f"{name} {count} ({active:.0f})", median_seconds(context, functions), nbytes)
 
 
-def bench_tiles(context: Any, rng: np.random.Generator) -> None:
+def bench_dense_tiles(context: Any, rng: np.random.Generator) -> None:
     """Every tile height that a number of tokens allows; the kernels' own choice rests on these."""
     heights = {1: (16, 32), 8: (16, 32), 16: (32, 64), 32: (32, 64), 64: (64, 128)}
     for name, (n, k) in DENSE.items():
@@ -167,7 +176,11 @@ def bench_tiles(context: Any, rng: np.random.Generator) -> None:
                 _line(f"{name} {tokens} rows {rows}", median_seconds(context, calls), nbytes)
             calls = [lambda w=w, x=x: kernels.gemm(x, w) for w in weights]
             _line(f"{name} {tokens} gemm", median_seconds(context, calls), nbytes)
-    layers = [Layer(context, rng) for _ in range(4)]
+
+
+def bench_tuning(context: Any, rng: np.random.Generator) -> None:
+    """Route, up and down as a chain under several tunings of the expert kernels."""
+    layers = [Layer(context, rng) for _ in range(3)]
     tunings = {  # tile_rows, blocks_per_sm, prefetched, stage_kb
         1: ((32, 1, 1), (32, 1, 0), (32, 1, 2), (32, 2, 1), (16, 1, 1), (16, 2, 1), (64, 1, 1)),
         8: ((32, 1, 1), (32, 1, 0), (32, 2, 1), (16, 1, 1), (64, 1, 1), (64, 2, 1)),
@@ -209,7 +222,9 @@ def main(areas: list[str]) -> None:
     if not areas or "experts" in areas:
         bench_experts(context, rng, TOKENS)
     if "tiles" in areas:
-        bench_tiles(context, rng)
+        bench_dense_tiles(context, rng)
+    if "tuning" in areas:
+        bench_tuning(context, rng)
     if not areas or "route" in areas:
         bench_large_route(context, rng)
 
