@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,7 @@ DENSE = {  # name: (T, N, K)
 }
 
 
-def median_seconds(context: Any, calls: list[Callable[[], object]], repeats: int = 20) -> float:
+def median_seconds(context: Any, calls: list[Callable[[], object]], repeats: int = 10) -> float:
     """Median time of one call: all of them in a graph, one behind the other, replayed."""
     calls[0]()
     with context.capture() as graph:
@@ -45,13 +46,24 @@ def median_seconds(context: Any, calls: list[Callable[[], object]], repeats: int
     return statistics.median(times)
 
 
-def _random(context: Any, rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Any:
-    """bf16 of normal values: one random MiB, repeated from random offsets, is enough here."""
-    block = (rng.standard_normal(1 << 19) * scale).astype(np.float32)
-    bits = (block.view(np.uint32) >> 16).astype(np.uint16)
-    count = int(np.prod(shape))
-    array = np.resize(bits, count + 4099)[4099 * int(rng.integers(2)) :][:count]
-    return context.upload(array.reshape(shape), kernels.bf16)
+class Pool:
+    """bf16 of normal values, far more than the L2 holds; hands out views, one behind the other."""
+
+    ELEMENTS = 1 << 29
+
+    def __init__(self, context: Any, rng: np.random.Generator) -> None:
+        block = (rng.standard_normal((1 << 20) + 7) * 0.05).astype(np.float32)
+        bits = (block.view(np.uint32) >> 16).astype(np.uint16)
+        self._values = context.upload(np.resize(bits, self.ELEMENTS), kernels.bf16)
+        self._next = 0
+
+    def take(self, *shape: int) -> Any:
+        """A view of this shape; views come around again when the values are used up."""
+        count = int(np.prod(shape))
+        if self._next + count > self.ELEMENTS:
+            self._next = 0
+        start, self._next = self._next, self._next + count
+        return self._values.slice(start, start + count).view(shape)
 
 
 def balanced_routing(context: Any, rng: np.random.Generator, tokens: int) -> Any:
@@ -70,19 +82,21 @@ def balanced_routing(context: Any, rng: np.random.Generator, tokens: int) -> Any
     )
 
 
-def _line(name: str, seconds: float, flops: float) -> str:
+def _report(name: str, seconds: float, flops: float) -> None:
     rate = flops / seconds / 1e12
-    return f"{name:34s} {seconds * 1e6:9.1f} us {rate:7.1f} TFLOP/s {rate / PEAK_TFLOPS:6.1%}"
+    print(
+        f"{name:38s} {seconds * 1e6:9.1f} us {rate:7.1f} TFLOP/s {rate / PEAK_TFLOPS:6.1%}",
+        flush=True,
+    )
 
 
-def bench_experts(context: Any) -> None:
+def bench_experts(context: Any, pool: Pool, rng: np.random.Generator) -> None:
     """moe_up_large and moe_down_large at several numbers of tokens."""
-    rng = np.random.default_rng(0)
     groups, slots = EXPERTS + SHARED, TOP_K + SHARED
-    up = _random(context, rng, groups, 2 * WIDTH, HIDDEN, scale=0.02)
-    down = _random(context, rng, groups, HIDDEN, WIDTH, scale=0.02)
+    up = pool.take(groups, 2 * WIDTH, HIDDEN)
+    down = pool.take(groups, HIDDEN, WIDTH)
     for tokens in TOKENS:
-        x = _random(context, rng, tokens, HIDDEN)
+        x = pool.take(tokens, HIDDEN)
         routing = balanced_routing(context, rng, tokens)
         h = kernels.moe_up_large(x, routing, up, 0, groups, slots)
         y = context.empty((tokens * slots, HIDDEN), kernels.bf16)
@@ -94,29 +108,27 @@ def bench_experts(context: Any) -> None:
         def run_down(h: Any = h, routing: Any = routing, y: Any = y) -> object:
             return kernels.moe_down_large(h, routing, down, 0, groups, y)
 
-        print(_line(f"moe_up_large {tokens}", median_seconds(context, [run_up] * 3), 2 * flops))
-        print(_line(f"moe_down_large {tokens}", median_seconds(context, [run_down] * 3), flops))
+        _report(f"moe_up_large {tokens}", median_seconds(context, [run_up] * 3), 2 * flops)
+        _report(f"moe_down_large {tokens}", median_seconds(context, [run_down] * 3), flops)
 
 
-def bench_dense(context: Any) -> None:
+def bench_dense(context: Any, pool: Pool) -> None:
     """gemm and linear (cuBLASLt) on the model's dense shapes, inputs rotated past the L2."""
-    rng = np.random.default_rng(1)
     for name, (t, n, k) in DENSE.items():
-        copies = max(2, int(120e6 / (2 * (t * k + n * k))))
-        inputs = [
-            (_random(context, rng, t, k), _random(context, rng, n, k, scale=0.02))
-            for _ in range(min(copies, 6))
-        ]
+        copies = math.ceil(180e6 / (2 * (t * k + n * k)))
+        inputs = [(pool.take(t, k), pool.take(n, k)) for _ in range(copies)]
         for label, function in (("gemm", kernels.gemm), ("linear", kernels.linear)):
             calls = [lambda f=function, x=x, w=w: f(x, w) for x, w in inputs]
             seconds = median_seconds(context, calls)
-            print(_line(f"{label} {name} {t}x{n}x{k}", seconds, 2.0 * t * n * k))
+            _report(f"{label} {name} {t}x{n}x{k}", seconds, 2.0 * t * n * k)
 
 
 def main() -> None:
     context = kernels.Context()
-    bench_experts(context)
-    bench_dense(context)
+    rng = np.random.default_rng(0)
+    pool = Pool(context, rng)
+    bench_experts(context, pool, rng)
+    bench_dense(context, pool)
 
 
 if __name__ == "__main__":
