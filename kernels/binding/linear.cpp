@@ -30,6 +30,13 @@ void bind_linear(py::module_& module) {
       "While on, the first product of each kind times cuBLASLt's best algorithms and keeps the "
       "fastest.");
   module.def(
+      "set_max_skinny_rows",
+      [](ernie::Context& context, int64_t rows) {
+        context.attachment<ernie::LinearOptions>().max_skinny_rows = rows;
+      },
+      py::arg("context"), py::arg("rows"),
+      "Up to how many rows `linear` uses the skinny kernel; 0: never.");
+  module.def(
       "cublaslt_version",
       [](ernie::Context& context) -> std::optional<size_t> {
         const ernie::CublasLt& library = context.attachment<ernie::CublasLt>();

@@ -15,11 +15,6 @@ namespace ernie {
 
 namespace {
 
-#ifdef ERNIE_HAS_DECODE
-// From here on the library's tiles are full enough to read the weights as fast.
-constexpr int64_t kSkinnyLinearRows = 32;
-#endif
-
 void check(const Tensor& x, const Tensor& w, const Tensor& bias, const Tensor& residual,
            Unary activation, DType out_dtype) {
   expect(x, "x", DType::kBF16, {-1, -1});
@@ -54,7 +49,7 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, const std::s
   const bool fits_own = x.size(1) % 8 == 0 && width % 8 == 0;
 #endif
 #ifdef ERNIE_HAS_DECODE
-  if (rows <= kSkinnyLinearRows && fits_own) {
+  if (rows <= context.attachment<LinearOptions>().max_skinny_rows && fits_own) {
     Tensor y = skinny_linear(x, w, bias, residual, out_dtype);
     return unary == Unary::kNone ? y : bias_activation(y, Tensor(), unary, true);
   }

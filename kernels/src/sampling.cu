@@ -26,7 +26,9 @@ constexpr int kMaxPerThread = 255;           // counts of one thread fit into a 
 constexpr float kOne = 17592186044416.f;     // 2^44
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
-constexpr uint32_t kLowestKey = 0x00800000u;  // of the smallest finite number; -inf lies below
+constexpr uint32_t kLowestKey = 0x00800000u;   // of the smallest finite number; -inf lies below
+constexpr uint32_t kHighestKey = 0xff7fffffu;  // of the largest; +inf and NaN lie above
+constexpr int kLoads = 8;                      // 16-byte loads a thread has on their way at once
 constexpr uint32_t kAll = 0xffffffffu;
 
 struct Arguments {
@@ -60,23 +62,30 @@ __device__ __forceinline__ unsigned cluster_rank() {
   return rank;
 }
 
-// A barrier of all threads of the cluster; orders their shared and global memory accesses.
-__device__ __forceinline__ void cluster_sync() {
+// A barrier of all threads of the cluster in two halves; orders their shared and global accesses.
+__device__ __forceinline__ void cluster_arrive() {
   __syncwarp();
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-                   : "memory");
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
 #endif
 }
 
-__device__ __forceinline__ uint64_t load_of_rank(const uint64_t* pointer, unsigned rank) {
-  uint64_t value = *pointer;
+__device__ __forceinline__ void cluster_wait() {
+  __syncwarp();
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+// Stores to where `pointer` is in the shared memory of the cluster's block `rank`.
+__device__ __forceinline__ void store_at_rank(uint64_t* pointer, unsigned rank, uint64_t value) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
   asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
-  asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(value) : "r"(address) : "memory");
+  asm volatile("st.shared::cluster.u64 [%0], %1;" ::"r"(address), "l"(value) : "memory");
+#else
+  *pointer = value;
 #endif
-  return value;
 }
 
 // Larger floats have larger keys; no NaNs, and -0 has become +0.
@@ -89,6 +98,11 @@ __device__ __forceinline__ float value_of(uint32_t key) {
   return __uint_as_float(key & 0x80000000u ? key ^ 0x80000000u : ~key);
 }
 
+// The same with NaNs above everything.
+__device__ __forceinline__ uint32_t key_or_nan(float value) {
+  return value == value ? key_of(value) : 0xffffffffu;
+}
+
 struct Sum {
   __device__ static uint64_t combine(uint64_t a, uint64_t b) { return a + b; }
 };
@@ -99,7 +113,8 @@ struct Max {
 
 struct Shared {
   uint64_t of_warp[kWarps][kMaxSums];
-  uint64_t of_block[2][kMaxSums];  // two, because a neighbour may still read the last exchange's
+  // What each block of the cluster sent here; two, because a neighbour may be a step ahead.
+  uint64_t of_block[2][kMaxSums][kClusterSize];
   uint64_t total[kMaxSums];
 };
 
@@ -108,6 +123,15 @@ struct Cut {
   uint32_t key;
   uint32_t ties;
 };
+
+__device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(bf16 value) { return __bfloat162float(value); }
+
+__device__ __forceinline__ void unpack(const uint4& bits, float (&v)[4]) {
+  v[0] = __uint_as_float(bits.x), v[1] = __uint_as_float(bits.y);
+  v[2] = __uint_as_float(bits.z), v[3] = __uint_as_float(bits.w);
+}
+__device__ __forceinline__ void unpack(const uint4& bits, float (&v)[8]) { unpack_8(bits, v); }
 
 template <int kCluster>
 class Row {
@@ -126,9 +150,17 @@ class Row {
   __device__ unsigned rank() const { return rank_; }
   __device__ float& operator[](int i) { return values_[i]; }
 
+  // Blocks must not send before their neighbours run: arrive first, wait before the first exchange.
+  __device__ void arrive() const {
+    if (kCluster > 1) cluster_arrive();
+  }
+  __device__ void wait() const {
+    if (kCluster > 1) cluster_wait();
+  }
   __device__ void sync() const {
     if (kCluster > 1) {
-      cluster_sync();
+      cluster_arrive();
+      cluster_wait();
     } else {
       __syncthreads();
     }
@@ -149,23 +181,41 @@ class Row {
       for (int n = 0; n < N; ++n) shared_.of_warp[threadIdx.x / 32][n] = v[n];
     }
     __syncthreads();
-    if (threadIdx.x < N) {
-      uint64_t mine = shared_.of_warp[0][threadIdx.x];
-      for (int w = 1; w < kWarps; ++w) mine = Op::combine(mine, shared_.of_warp[w][threadIdx.x]);
-      shared_.of_block[parity_][threadIdx.x] = mine;
+    if (threadIdx.x < N * kCluster) {
+      const int n = threadIdx.x / kCluster;
+      uint64_t mine = shared_.of_warp[0][n];
+#pragma unroll
+      for (int w = 1; w < kWarps; ++w) mine = Op::combine(mine, shared_.of_warp[w][n]);
+      store_at_rank(&shared_.of_block[parity_][n][rank_], threadIdx.x % kCluster, mine);
     }
     sync();
-    if (threadIdx.x < N) {
-      uint64_t all = load_of_rank(&shared_.of_block[parity_][threadIdx.x], 0);
-      for (int r = 1; r < kCluster; ++r) {
-        all = Op::combine(all, load_of_rank(&shared_.of_block[parity_][threadIdx.x], r));
-      }
-      shared_.total[threadIdx.x] = all;
-    }
-    __syncthreads();
+    if (N <= 2) {
 #pragma unroll
-    for (int n = 0; n < N; ++n) v[n] = shared_.total[n];
+      for (int n = 0; n < N; ++n) v[n] = of_all<Op>(n);
+    } else {
+      if (threadIdx.x < N) shared_.total[threadIdx.x] = of_all<Op>(threadIdx.x);
+      __syncthreads();
+#pragma unroll
+      for (int n = 0; n < N; ++n) v[n] = shared_.total[n];
+    }
     parity_ ^= 1;
+  }
+
+  // The largest key over all threads of the cluster.
+  __device__ uint32_t highest(uint32_t key) {
+    key = __reduce_max_sync(0xffffffffu, key);
+    if (threadIdx.x % 32 == 0) shared_.of_warp[threadIdx.x / 32][0] = key;
+    __syncthreads();
+    if (threadIdx.x < 32) {
+      const unsigned lane = threadIdx.x;
+      key = lane < kWarps ? static_cast<uint32_t>(shared_.of_warp[lane][0]) : 0;
+      key = __reduce_max_sync(0xffffffffu, key);
+      if (lane < kCluster) store_at_rank(&shared_.of_block[parity_][0][rank_], lane, key);
+    }
+    sync();
+    const uint64_t all = of_all<Max>(0);
+    parity_ ^= 1;
+    return static_cast<uint32_t>(all);
   }
 
   // The sum of `value` over all earlier threads (lower ids); `total` over all.
@@ -180,20 +230,23 @@ class Row {
     if (lane == 31) shared_.of_warp[warp][0] = upto;
     __syncthreads();
     uint64_t before = upto - value, block = 0;
+#pragma unroll
     for (int w = 0; w < kWarps; ++w) {
       const uint64_t of_warp = shared_.of_warp[w][0];
       if (w < warp) before += of_warp;
       block += of_warp;
     }
-    if (threadIdx.x == 0) shared_.of_block[parity_][0] = block;
+    if (threadIdx.x < kCluster) {
+      store_at_rank(&shared_.of_block[parity_][0][rank_], threadIdx.x, block);
+    }
     sync();
     total = 0;
+#pragma unroll
     for (unsigned r = 0; r < kCluster; ++r) {
-      const uint64_t of_block = load_of_rank(&shared_.of_block[parity_][0], r);
+      const uint64_t of_block = shared_.of_block[parity_][0][r];
       if (r < rank_) before += of_block;
       total += of_block;
     }
-    __syncthreads();  // of_warp is written again by the next call
     parity_ ^= 1;
     return before;
   }
@@ -284,23 +337,25 @@ class Row {
     apply(cut, [](int) {}, [this](int i) { values_[i] = -INFINITY; });
   }
 
-  // The largest key, and whether there is a NaN or +inf. Uses strided access: sync() before runs.
-  __device__ uint32_t highest_key(bool& bad) {
-    uint64_t v[2] = {0, 0};
+  // The largest key; above kHighestKey when there is a NaN or +inf. Each thread looks at what it
+  // reaches by strides.
+  __device__ uint32_t highest_key() {
+    uint32_t mine = 0;
     for (int i = threadIdx.x; i < block_values(); i += kThreads) {
-      const float value = values_[i];
-      if (!(value < INFINITY)) {
-        v[1] = 1;
-      } else {
-        v[0] = max(v[0], static_cast<uint64_t>(key_of(value)));
-      }
+      mine = max(mine, key_or_nan(values_[i]));
     }
-    combine<Max>(v);
-    bad = v[1] != 0;
-    return static_cast<uint32_t>(v[0]);
+    return highest(mine);
   }
 
  private:
+  template <class Op>
+  __device__ uint64_t of_all(int n) const {
+    uint64_t all = shared_.of_block[parity_][n][0];
+#pragma unroll
+    for (int r = 1; r < kCluster; ++r) all = Op::combine(all, shared_.of_block[parity_][n][r]);
+    return all;
+  }
+
   Shared& shared_;
   float* values_;
   int per_thread_;
@@ -310,6 +365,66 @@ class Row {
 
 __device__ __forceinline__ bool bit_of(const int32_t* words, int bit) {
   return static_cast<uint32_t>(words[bit >> 5]) >> (bit & 31) & 1u;
+}
+
+// The row's values into shared memory: 16 bytes at a time, many loads on their way. Returns the
+// thread's largest key. Rows must start at multiples of 16 bytes.
+template <class T, int kCluster>
+__device__ uint32_t load_row(Row<kCluster>& values, const T* logits, int num_valid) {
+  constexpr int kWidth = 16 / sizeof(T);
+  const int vectors = values.block_values() / kWidth;
+  uint32_t highest = 0;
+  for (int first = threadIdx.x; first < vectors; first += kThreads * kLoads) {
+    uint4 loaded[kLoads];
+#pragma unroll
+    for (int j = 0; j < kLoads; ++j) {
+      const int id = values.first_id() + (first + j * kThreads) * kWidth;
+      // Past the end anything readable will do.
+      loaded[j] = load_16(logits + (id + kWidth <= num_valid ? id : 0));
+    }
+#pragma unroll
+    for (int j = 0; j < kLoads; ++j) {
+      const int vector = first + j * kThreads;
+      if (vector >= vectors) break;
+      const int id = values.first_id() + vector * kWidth;
+      float v[kWidth];
+      unpack(loaded[j], v);
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) {
+        if (id + kWidth > num_valid) v[e] = id + e < num_valid ? to_float(logits[id + e]) : -INFINITY;
+        v[e] += 0.f;
+        highest = max(highest, key_or_nan(v[e]));
+      }
+#pragma unroll
+      for (int e = 0; e < kWidth; e += 4) {
+        *reinterpret_cast<float4*>(&values[vector * kWidth + e]) =
+            make_float4(v[e], v[e + 1], v[e + 2], v[e + 3]);
+      }
+    }
+  }
+  return highest;
+}
+
+// The same for rows that start anywhere.
+template <class T, int kCluster>
+__device__ uint32_t load_unaligned_row(Row<kCluster>& values, const T* logits, int num_valid) {
+  uint32_t highest = 0;
+#pragma unroll 8
+  for (int i = threadIdx.x; i < values.block_values(); i += kThreads) {
+    const int id = values.first_id() + i;
+    const float value = id < num_valid ? to_float(logits[id]) + 0.f : -INFINITY;
+    highest = max(highest, key_or_nan(value));
+    values[i] = value;
+  }
+  return highest;
+}
+
+template <class T, int kCluster>
+__device__ uint32_t load(Row<kCluster>& values, const Arguments& a, int64_t row) {
+  const T* logits = static_cast<const T*>(a.logits) + row * a.logits_stride;
+  return a.logits_stride * sizeof(T) % 16 == 0 && a.num_valid >= 16 / static_cast<int>(sizeof(T))
+             ? load_row(values, logits, a.num_valid)
+             : load_unaligned_row(values, logits, a.num_valid);
 }
 
 __device__ bool has_penalty(const SamplingRow& row) {
@@ -420,16 +535,22 @@ __device__ void choose(const Arguments& a, const SamplingRow& row, int64_t index
 }
 
 template <int kCluster, bool kInShared>
-__global__ void __launch_bounds__(kThreads) sample_kernel(const Arguments a) {
-  extern __shared__ float row_values[];
+__global__ void __launch_bounds__(kThreads, 2) sample_kernel(const Arguments a) {
+  extern __shared__ __align__(16) float row_values[];
   __shared__ Shared shared;
   const int64_t index = blockIdx.x / kCluster;
   float* storage = row_values;
   if (!kInShared) storage = a.scratch + static_cast<int64_t>(blockIdx.x) * kThreads * a.per_thread;
   Row<kCluster> values(shared, storage, a.per_thread);
+  values.arrive();
   pdl_trigger();
   pdl_wait();
   const SamplingRow row = a.rows[index];
+  int bias_begin = 0, bias_end = 0;
+  if (a.bias_offsets != nullptr) {
+    bias_begin = a.bias_offsets[index];
+    bias_end = a.bias_offsets[index + 1];
+  }
   SamplingResult& result = a.results[index];
   const bool is_first = values.rank() == 0 && threadIdx.x == 0;
   if (is_first) {
@@ -438,22 +559,17 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const Arguments a) {
     result.logprob = 0.f;
     result.num_top = 0;
   }
+  const uint32_t mine_highest = row.position < 0       ? 0
+                                : a.logits_are_bf16 ? load<bf16>(values, a, index)
+                                                    : load<float>(values, a, index);
+  values.wait();
   if (row.position < 0) return;  // the whole cluster
-
-#pragma unroll 8
-  for (int i = threadIdx.x; i < values.block_values(); i += kThreads) {
-    const int id = values.first_id() + i;
-    values[i] = id < a.num_valid ? raw_logit(a, index, id) + 0.f : -INFINITY;
-  }
-  __syncthreads();
 
   const auto give_up = [&](SamplingStatus status) {
     if (is_first) result.status = static_cast<int32_t>(status);
-    values.sync();  // nobody leaves while its shared memory is still read
   };
-  bool bad;
-  uint32_t highest = values.highest_key(bad);
-  if (bad || highest < kLowestKey) return give_up(SamplingStatus::kNotFinite);
+  uint32_t highest = values.highest(mine_highest);
+  if (highest > kHighestKey || highest < kLowestKey) return give_up(SamplingStatus::kNotFinite);
   const float raw_max = value_of(highest);
   float log_sum = 0.f;
   if (row.num_top >= 0) {
@@ -468,13 +584,10 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const Arguments a) {
     }
   }
 
-  const int bias_begin = a.bias_offsets != nullptr ? a.bias_offsets[index] : 0;
-  const int bias_end = a.bias_offsets != nullptr ? a.bias_offsets[index + 1] : 0;
   if (has_penalty(row) || bias_end > bias_begin) {
-    __syncthreads();
     adjust(values, row, a, bias_begin, bias_end);
-    highest = values.highest_key(bad);
-    if (bad) return give_up(SamplingStatus::kNotFinite);
+    highest = values.highest_key();
+    if (highest > kHighestKey) return give_up(SamplingStatus::kNotFinite);
     if (highest < kLowestKey) return give_up(SamplingStatus::kNoneLeft);
   }
   if (row.mask_row >= 0 && row.mask_row < a.num_masks) {
@@ -484,8 +597,7 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const Arguments a) {
       if (id >= a.num_valid) break;
       if (!bit_of(mask, id)) values[i] = -INFINITY;
     }
-    __syncthreads();
-    highest = values.highest_key(bad);
+    highest = values.highest_key();
     if (highest < kLowestKey) return give_up(SamplingStatus::kNoneLeft);
   }
 
@@ -499,7 +611,6 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const Arguments a) {
     values.template combine<Max>(best);
     const int token = static_cast<int>(kAll - static_cast<uint32_t>(best[0]));
     if (is_first) choose(a, row, index, token, raw_max, log_sum);
-    values.sync();
     return;
   }
 
@@ -539,19 +650,34 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const Arguments a) {
     values.drop_below(values.template find_cut<true>(target, low, highest, weight));
   }
   __syncthreads();
+  // In the shadow of the weights, which wait for the special function units.
+  const uint64_t raw = philox_raw(row.key[0], row.key[1], static_cast<uint64_t>(row.position));
   uint64_t mine = 0, total;
   for (int i = values.run_begin(); i < values.run_end(); ++i) mine += weight(values[i]);
   const uint64_t before = values.sum_before(mine, total);
   // u · total with u = (raw >> 11) · 2^-53, rounded down: below the total, whatever u is.
-  const uint64_t raw = philox_raw(row.key[0], row.key[1], static_cast<uint64_t>(row.position));
   const uint64_t target = multiply_high(raw & ~uint64_t{2047}, total);
-  if (target >= before && target < before + mine) {
-    uint64_t sum = before;
-    int i = values.run_begin();
-    while ((sum += weight(values[i])) <= target) ++i;
-    choose(a, row, index, values.first_id() + i, raw_max, log_sum);
+  // The warp whose values hold the target looks for it together, a value a lane.
+  const unsigned holder = __ballot_sync(kAll, target >= before && target < before + mine);
+  if (holder == 0) return;
+  const int source = __ffs(holder) - 1, lane = threadIdx.x % 32;
+  uint64_t sum = __shfl_sync(kAll, before, source);
+  const int begin = __shfl_sync(kAll, values.run_begin(), source);
+  for (int i = begin; i < begin + a.per_thread; i += 32) {
+    uint64_t upto = i + lane < begin + a.per_thread ? weight(values[i + lane]) : 0;
+#pragma unroll
+    for (int distance = 1; distance < 32; distance *= 2) {
+      const uint64_t other = __shfl_up_sync(kAll, upto, distance);
+      if (lane >= distance) upto += other;
+    }
+    const unsigned beyond = __ballot_sync(kAll, sum + upto > target);
+    if (beyond != 0) {
+      const int token = values.first_id() + i + __ffs(beyond) - 1;
+      if (lane == 0) choose(a, row, index, token, raw_max, log_sum);
+      return;
+    }
+    sum += __shfl_sync(kAll, upto, 31);
   }
-  values.sync();
 }
 
 void check_tables(const SamplingTables& t, const Tensor& logits) {

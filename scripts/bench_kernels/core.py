@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -119,13 +120,36 @@ def bench_linear(context: Any, rng: np.random.Generator) -> None:
         )
 
 
-def main() -> None:
+def bench_few_rows(context: Any, rng: np.random.Generator) -> None:
+    """Where the skinny kernel and cuBLASLt meet: microseconds of both."""
+    for width, depth in ((3584, HIDDEN), (HIDDEN, HIDDEN), (24576, HIDDEN), (VOCABULARY, HIDDEN)):
+        copies = max(2, _copies(2 * width * depth) // 4)
+        weights = [_random(context, rng, width, depth) for _ in range(copies)]
+        for tokens in (4, 8, 16, 32, 64):
+            x = _random(context, rng, tokens, depth)
+            times = []
+            for rows in (64, 0):
+                kernels.set_max_skinny_rows(context, rows)
+                calls = [lambda w=w, x=x: kernels.linear(x, w) for w in weights]
+                times.append(median_seconds(context, calls) * 1e6)
+            name = f"linear {tokens}x{width}x{depth}"
+            print(f"{name:32} {times[0]:9.2f} us skinny {times[1]:9.2f} us cuBLASLt", flush=True)
+
+
+PARTS = {
+    "norms": bench_norms,
+    "sampling": bench_sampling,
+    "linear": bench_linear,
+    "few_rows": bench_few_rows,
+}
+
+
+def main(names: list[str]) -> None:
     context = kernels.Context()
     rng = np.random.default_rng(0)
-    bench_norms(context, rng)
-    bench_sampling(context, rng)
-    bench_linear(context, rng)
+    for name in names or PARTS:
+        PARTS[name](context, rng)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -86,9 +86,8 @@ def test_logits_stay_float32(give, take, poison, assert_accurate, tokens):
     poison(4 * tokens * 10344)
     ours = take(kernels.gemm_f32out(give(x), give(w)))
     assert ours.dtype == torch.float32
-    exact = F.linear(x.double(), w.double())
-    error = float((ours.double() - exact).norm() / exact.norm())
-    assert error < 2e-6  # float32 sums of exact products
+    theirs = torch.mm(x, w.t(), out_dtype=torch.float32)
+    assert_accurate(ours, theirs, F.linear(x.double(), w.double()))
 
 
 def test_every_row_count_of_a_bucket_is_right(give, take, assert_accurate):

@@ -7,6 +7,16 @@
 
 namespace ernie {
 
+class Context;
+
+// How `linear` chooses; a context attachment.
+struct LinearOptions {
+  explicit LinearOptions(Context&) {}
+  // Up to here weights are read by the skinny kernel, which fetches them before its inputs are
+  // ready; from more rows on the library's tiles are full enough to read them as fast.
+  int64_t max_skinny_rows = 32;
+};
+
 // activation(x · wᵀ + bias) + residual: x bf16 [T, K], w bf16 [N, K], bias bf16 [N] and residual
 // bf16 [T, N] may be undefined; activation "", "gelu" (by erf) or "quick_gelu" → [T, N] of
 // out_dtype (bf16 or f32). K and N are multiples of 4. Not both an activation and a residual; f32
