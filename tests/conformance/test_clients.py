@@ -19,7 +19,7 @@ from tests.openai.service_process import ROOT
 pytestmark = [pytest.mark.conformance, pytest.mark.triton, pytest.mark.timeout(600)]
 
 FOLDER = ROOT / "tests" / "conformance"
-TIME_LIMIT_S = 400.0  # half a minute with the processors to itself
+TIME_LIMIT_S = 400.0
 STEPS = ("chat", "vision", "tools", "streaming", "structured")
 NODE = "openai_node"
 PYTHON_CLIENTS = (
