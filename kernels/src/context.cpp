@@ -124,8 +124,14 @@ std::shared_ptr<Pool> Context::exchange_pool(std::shared_ptr<Pool> pool) {
 void Context::allow_shared_bytes(const void* kernel, size_t bytes) {
   // 48 KB are allowed to a kernel that does not ask, and its static memory counts among them.
   constexpr size_t kAlwaysAllowed = 16 << 10;
-  if (bytes <= kAlwaysAllowed) return;
-  size_t& limit = shared_limits_[kernel];
+  const auto [entry, is_new] = shared_limits_.try_emplace(kernel, kAlwaysAllowed);
+  // One division of the L1 for all kernels: a multiprocessor must be empty to change it, and the
+  // kernels of a chain should overlap.
+  if (is_new) {
+    ERNIE_CUDA(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                    cudaSharedmemCarveoutMaxShared));
+  }
+  size_t& limit = entry->second;
   if (bytes <= limit) return;
   if (bytes > max_shared_bytes_) {
     fail("a kernel asks for " + std::to_string(bytes) + " bytes of shared memory, " + name_ +

@@ -13,10 +13,15 @@ void run(Context& context, StreamJob& job, const ExpertTuning& tuning) {
   using Shape = StreamShape<kSplit, kTiles, kSteps>;
   const int weight_rows = kGated ? 2 * job.rows : job.rows;
   job.tiles = (weight_rows + Shape::kRows - 1) / Shape::kRows;
+  size_t shared = Shape::shared_bytes(job.tokens, job.groups.pairs);
+  // One block to a multiprocessor, also while the router still holds some of them: two blocks of the
+  // up product must not fit, one beside a block of the down product should.
+  if (kGated && tuning.blocks_per_sm == 1) {
+    shared = std::max(shared, context.max_shared_bytes() / 2 + 1024);
+  }
   const int items = std::min(job.groups.num_groups, job.groups.pairs) * job.tiles;
   launch(context, weight_stream<kGated, true, kSplit, kTiles, kSteps>,
-         std::min(items, context.sm_count() * tuning.blocks_per_sm), kStreamThreads,
-         Shape::shared_bytes(job.tokens, job.groups.pairs), job);
+         std::min(items, context.sm_count() * tuning.blocks_per_sm), kStreamThreads, shared, job);
 }
 
 // Few tokens: small tiles, because few experts are active and their tiles must spread evenly. Many:

@@ -128,17 +128,22 @@ class WeightStream {
   __device__ void run() {
     const int warp = threadIdx.x / 32;
     const int lane = threadIdx.x % 32;
-    // The first item is known ahead when nothing or no routing decides it.
-    const int known = kGrouped ? job_.groups.num_always * job_.tiles : job_.tiles;
+    // Which items are known ahead: all of a dense product; of the experts' down product too, because
+    // the up product lets it in only when the routing is there; of the up product the experts that
+    // every token takes.
+    if (kGrouped && !kGated) build_lists();
+    const int known = kGrouped && kGated ? job_.groups.num_always * job_.tiles
+                      : kGrouped         ? total_
+                                         : job_.tiles;
     int ahead = 0;
     int item = blockIdx.x;
     if (item < known) {
-      StreamItem first{0, item, 0, job_.tokens};
-      if (kGrouped) {
-        first.group = job_.groups.first_always + item / job_.tiles;
-        first.tile = item % job_.tiles;
+      if (kGrouped && kGated) {
+        const int entry = item / job_.tiles;
+        load_item_ = {job_.groups.first_always + entry, item - entry * job_.tiles, 0, job_.tokens};
+      } else {
+        load_item_ = decode(item);
       }
-      load_item_ = first;
       begin_weights();
       ahead = min(chunks_, kStages - 1);
       for (int s = 0; s < ahead; ++s) copy_weights(s, s);
@@ -151,12 +156,23 @@ class WeightStream {
       }
     }
     pdl_wait();
-    total_ = job_.tiles;
-    if (kGrouped) build_lists();
-
+    int started = 0;
     load_index_ = item;
-    if (load_index_ < total_) begin_load();
-    for (int s = 0; s < kStages - 1; ++s) {
+    total_ = known;
+    if (kGrouped && kGated) {
+      pdl_trigger();
+      if (item < known) {  // no list is needed for all but the item's last stage
+        begin_tokens();
+        for (; started < ahead && started + 1 < chunks_; ++started) {
+          load(started, false);
+          cp_async_commit();
+        }
+      }
+      build_lists();
+    }
+    if (kGrouped && threadIdx.x == 0) ticket_ = atomicAdd(job_.groups.tickets, 1);
+    if (started == 0 && load_index_ < total_) begin_load();
+    for (int s = started; s < kStages - 1; ++s) {
       load(s, s >= ahead);
       cp_async_commit();
       if (kGrouped) __syncthreads();  // an item of one chunk ends here: the queue's next is needed
@@ -223,25 +239,29 @@ class WeightStream {
                       list_count_[entry]};
   }
 
-  // The groups that have tokens, those that always do first; the pairs' sorted list.
+  __device__ bool is_always(int group) const {
+    return static_cast<unsigned>(group - job_.groups.first_always) <
+           static_cast<unsigned>(job_.groups.num_always);
+  }
+
+  // The groups that have tokens, those that always do first; the pairs' sorted list. Read from the
+  // L2: no pdl_wait() has emptied the L1 when the down product comes here.
   __device__ void build_lists() {
     const StreamGroups& groups = job_.groups;
     const int thread = threadIdx.x;
     int start = 0, count = 0;
     bool always = false;
     if (thread < groups.num_groups) {
-      start = groups.offsets[thread];
-      count = groups.offsets[thread + 1] - start;
-      always = static_cast<unsigned>(thread - groups.first_always) <
-               static_cast<unsigned>(groups.num_always);
+      start = __ldcg(groups.offsets + thread);
+      count = __ldcg(groups.offsets + thread + 1) - start;
+      always = is_always(thread);
     }
     if (thread == 0) {
       queue_[0] = blockIdx.x;
       queue_[1] = blockIdx.x + gridDim.x;
-      ticket_ = atomicAdd(groups.tickets, 1);
     }
     for (int p = thread; p < groups.pairs; p += kStreamThreads) {
-      pairs_[p] = static_cast<uint16_t>(groups.order[p]);
+      pairs_[p] = static_cast<uint16_t>(__ldcg(groups.order + p));
     }
     const bool listed = count > 0 && !always;
     const unsigned votes = __ballot_sync(0xffffffffu, listed);
@@ -320,8 +340,10 @@ class WeightStream {
       if (local < Shape::kTokens && token < load_item_.count) {
         int row = token;
         if (kGrouped) {
-          row += load_item_.start;
-          if (kGated) row = pairs_[row] / job_.groups.slots;
+          if (!kGated) row += load_item_.start;
+          if (kGated && !is_always(load_item_.group)) {
+            row = pairs_[row + load_item_.start] / job_.groups.slots;
+          }
         }
         token_rows_[i] = row;
       }
@@ -533,7 +555,7 @@ template <bool kGated, bool kGrouped, int kSplit, int kTiles, int kSteps = 1>
 __global__ void __launch_bounds__(kStreamThreads, kSteps == 1 ? 2 : 1)
     weight_stream(const __grid_constant__ StreamJob job) {
   extern __shared__ __align__(128) char shared[];
-  pdl_trigger();
+  if (!(kGated && kGrouped)) pdl_trigger();  // the experts' up product does it later
   WeightStream<kGated, kGrouped, StreamShape<kSplit, kTiles, kSteps>>(job, shared).run();
 }
 

@@ -165,6 +165,7 @@ inline emulator::Index& gridDim = emulator::grid;
 
 inline void __syncthreads() { emulator::pause(emulator::Thread::kAtBarrier); }
 inline void __threadfence() {}
+inline int __ldcg(const int* source) { return *source; }
 inline int atomicAdd(int* target, int value) {
   *target += value;
   return *target - value;
