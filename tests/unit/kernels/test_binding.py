@@ -77,6 +77,12 @@ def test_torchs_dlpack_is_understood(extension):
         extension.dlpack_layout(torch.zeros(2, dtype=torch.complex64))
 
 
+def test_paddles_dlpack_is_understood(extension):
+    paddle = pytest.importorskip("paddle")
+    tensor = paddle.zeros([3, 5], dtype="bfloat16")
+    assert extension.dlpack_layout(tensor) == (1, extension.bf16, [3, 5], [5, 1])
+
+
 def test_objects_without_dlpack_are_refused(extension):
     with pytest.raises(ValueError, match="has no __dlpack__"):
         extension.dlpack_layout([1, 2])
