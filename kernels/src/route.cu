@@ -1,6 +1,7 @@
-// The router of a step. Up to kClusterTokens tokens: clusters of eight blocks compute the logits of
-// eight tokens in float32 and meet in the first block's shared memory, where the experts are chosen;
-// the last cluster to come there sorts the pairs. More tokens: the tensor cores, see route_large.cu.
+// The router of a step, for up to kClusterTokens tokens: clusters of eight blocks divide the columns,
+// multiply on the tensor cores and meet in each other's shared memory, where the experts are chosen;
+// the last block to come there sorts the pairs. A float32 gate is the sum of three bf16 terms, which
+// hold its 24 bits: x · gate = x · high + x · middle + x · low. More tokens: route_large.cu.
 #include "ernie/route.h"
 
 #include <cooperative_groups.h>
@@ -25,13 +26,19 @@ namespace ernie {
 namespace {
 
 constexpr int kThreads = 256;
-[[maybe_unused]] constexpr int kWarps = kThreads / 32;
 constexpr int kCluster = 8;
-constexpr int kTokens = 8;          // of a cluster; a warp of its first block chooses for each
+constexpr int kTokens = 8;  // that a cluster multiplies at a time, one for each of its blocks
 constexpr int kClusterTokens = 512;
-[[maybe_unused]] constexpr int kPieces = 20;  // of 4 gate columns, held by each lane
+constexpr int kTileExperts = 64;
+[[maybe_unused]] constexpr int kExpertWarps = kTileExperts / 16;
+constexpr int kParts = kCluster * (kThreads / 32) / kExpertWarps;  // of the columns
+[[maybe_unused]] constexpr int kSteps = 5;  // of 32 gate columns, held by a warp
 constexpr int kSortThreads = 512;
 constexpr int kSortPairs = 4096;  // of one block
+
+__host__ __device__ constexpr int padded_experts(int experts) {
+  return (experts + kTileExperts - 1) / kTileExperts * kTileExperts;
+}
 
 // Up to 256 pairs: every pair counts those before it.
 [[maybe_unused]] __device__ void sort_few(const RouteJob& job, const int* ids, int pairs) {
@@ -90,111 +97,148 @@ size_t sort_bytes(const RouteJob& job, int threads) {
   return ((threads / 32 + 2) * job.groups + 1 + job.tokens * job.slots()) * sizeof(int);
 }
 
+// Grid: kCluster blocks, clusters. A cluster serves job.cluster_tokens tokens, eight at a time. Its
+// blocks divide the columns, and so do the two halves of a block; a warp of a half has 16 experts.
+// The sums of a token meet in the block with the token's number modulo kCluster.
 template <int kPerLane>
 __global__ void ROUTE_CLUSTER(kCluster) __launch_bounds__(kThreads)
     route_cluster(const __grid_constant__ RouteJob job) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   extern __shared__ __align__(16) char shared[];
-  __shared__ float logits[kTokens][2 * kMaxExperts];
   __shared__ int ids[kTokens * kMaxSlots];
+  __shared__ bool is_last;
   namespace cg = cooperative_groups;
   pdl_trigger();
   const cg::cluster_group cluster = cg::this_cluster();
   const int rank = static_cast<int>(cluster.block_rank());
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
-  const int experts = job.text.experts + job.vision.experts;
-  const int first_token = blockIdx.y * kTokens;
-  const int tokens = min(kTokens, job.tokens - first_token);
-  const int vectors = job.depth / 4;
+  const int g = lane / 4;
+  const int t = lane % 4;
+  const int part = rank * 2 + warp / kExpertWarps;  // of the columns
+  const int text_width = padded_experts(job.text.experts);
+  const int width = text_width + padded_experts(job.vision.experts);
+  const int first_token = blockIdx.y * job.cluster_tokens;
+  const int tokens = min(job.cluster_tokens, job.tokens - first_token);
+  const int steps = (job.depth + kParts * 32 - 1) / (kParts * 32);  // of 32 columns, of a part
+  const int first_column = part * steps * 32;
 
-  float4 piece[kPieces];
-  const auto load_gate = [&](int e, int base) {
-    const float* row = e < job.text.experts
-                           ? job.text.weight + static_cast<size_t>(e) * job.depth
-                           : job.vision.weight +
-                                 static_cast<size_t>(e - job.text.experts) * job.depth;
+  // Lane (g, t) takes columns 8t … 8t + 7 of each step, of experts g and g + 8 and of token g.
+  float4 gates[kSteps][2][2];
+  int loaded = -1;
+  const auto load_gates = [&](int tile, int base) {
+    const bool is_text = tile * kTileExperts < text_width;
+    const Gate& gate = is_text ? job.text : job.vision;
+    const int first = tile * kTileExperts - (is_text ? 0 : text_width) + warp % kExpertWarps * 16;
 #pragma unroll
-    for (int i = 0; i < kPieces; ++i) {
-      const int v = base + i * 32 + lane;
-      piece[i] = v < vectors ? reinterpret_cast<const float4*>(row)[v] : float4{0, 0, 0, 0};
-    }
-  };
-  int expert = rank * kWarps + warp;
-  if (expert < experts) load_gate(expert, 0);
-  cluster.sync();  // the first block is there before anyone writes to it
-  pdl_wait();
-
-  const int row_vectors = job.depth / 8;
-  for (int i = threadIdx.x; i < tokens * row_vectors; i += kThreads) {
-    cp_async_16(shared_address(shared) + i * 16,
-                job.x + static_cast<size_t>(first_token) * job.depth + i * 8);
-  }
-  cp_async_commit();
-  unsigned vision = 0;  // a bit for each token
-  if (job.is_vision) {
-    for (int j = 0; j < tokens; ++j) vision |= (job.is_vision[first_token + j] ? 1u : 0u) << j;
-  }
-  cp_async_wait<0>();
-  __syncthreads();
-
-  const uint2* x = reinterpret_cast<const uint2*>(shared);
-  float* first_logits = cluster.map_shared_rank(&logits[0][0], 0);
-  for (; expert < experts; expert += kCluster * kWarps) {
-    const unsigned mine = expert < job.text.experts ? ~vision : vision;
-    float acc[kTokens] = {};
-    for (int base = 0; base < vectors; base += kPieces * 32) {
-      if (base > 0 || expert >= kCluster * kWarps) load_gate(expert, base);
+    for (int i = 0; i < kSteps; ++i) {
+      const int column = first_column + (base + i) * 32 + 8 * t;
+      const bool is_mine = base + i < steps && column < job.depth;
 #pragma unroll
-      for (int j = 0; j < kTokens; ++j) {
-        if (j >= tokens || !(mine >> j & 1)) continue;
-#pragma unroll
-        for (int i = 0; i < kPieces; ++i) {
-          const int v = min(base + i * 32 + lane, vectors - 1);  // past the end the gate is 0
-          const uint2 four = x[j * vectors + v];
-          acc[j] += low_float(four.x) * piece[i].x;
-          acc[j] += high_float(four.x) * piece[i].y;
-          acc[j] += low_float(four.y) * piece[i].z;
-          acc[j] += high_float(four.y) * piece[i].w;
-        }
+      for (int half = 0; half < 2; ++half) {
+        const int expert = first + half * 8 + g;
+        const float4* row = reinterpret_cast<const float4*>(
+            gate.weight + static_cast<size_t>(expert) * job.depth + column);
+        const bool valid = is_mine && expert < gate.experts;
+        gates[i][half][0] = valid ? row[0] : float4{0, 0, 0, 0};
+        gates[i][half][1] = valid ? row[1] : float4{0, 0, 0, 0};
       }
     }
+    loaded = tile * steps + base;
+  };
+  load_gates(0, 0);
+  cluster.sync();  // all blocks are there before anyone writes to another
+  pdl_wait();
+
+  float* sums = reinterpret_cast<float*>(shared);  // [token groups][kParts][width]
+  for (int tile = 0; tile < width / kTileExperts; ++tile) {
+    for (int group = 0; group * kTokens < tokens; ++group) {
+      float acc[3][4] = {};
+      for (int base = 0; base < steps; base += kSteps) {
+        const int token = min(first_token + group * kTokens + g, job.tokens - 1);
+        uint4 x[kSteps];
 #pragma unroll
-    for (int j = 0; j < kTokens; ++j) {
-      if (j >= tokens) continue;
-      const float sum = warp_sum(acc[j]);
-      if (lane == 0) first_logits[j * (2 * kMaxExperts) + expert] = sum;
+        for (int i = 0; i < kSteps; ++i) {
+          const int column = first_column + (base + i) * 32 + 8 * t;
+          const bool valid = base + i < steps && column < job.depth;
+          x[i] = valid ? load_16(job.x + static_cast<size_t>(token) * job.depth + column)
+                       : uint4{0, 0, 0, 0};
+        }
+        if (loaded != tile * steps + base) load_gates(tile, base);
+#pragma unroll
+        for (int i = 0; i < kSteps; ++i) {
+          uint32_t term[3][2][4];  // of experts g and g + 8
+#pragma unroll
+          for (int half = 0; half < 2; ++half) {
+            const float4 v = gates[i][half][0];
+            const float4 w = gates[i][half][1];
+            const float2 pairs[4] = {{v.x, v.y}, {v.z, v.w}, {w.x, w.y}, {w.z, w.w}};
+#pragma unroll
+            for (int k = 0; k < 4; ++k) {
+              split_in_three(pairs[k].x, pairs[k].y, term[0][half][k], term[1][half][k],
+                             term[2][half][k]);
+            }
+          }
+          const uint32_t b_first[2] = {x[i].x, x[i].y};
+          const uint32_t b_second[2] = {x[i].z, x[i].w};
+#pragma unroll
+          for (int s = 0; s < 3; ++s) {
+            const uint32_t first[4] = {term[s][0][0], term[s][1][0], term[s][0][1], term[s][1][1]};
+            const uint32_t second[4] = {term[s][0][2], term[s][1][2], term[s][0][3],
+                                        term[s][1][3]};
+            mma_m16n8k16(acc[s], first, b_first);
+            mma_m16n8k16(acc[s], second, b_second);
+          }
+        }
+      }
+      const int expert = tile * kTileExperts + warp % kExpertWarps * 16 + g;
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const int token = 2 * t + i;
+        if (group * kTokens + token >= tokens) continue;
+        float* target = cluster.map_shared_rank(sums, token) + (group * kParts + part) * width;
+        target[expert] = acc[2][i] + acc[1][i] + acc[0][i];
+        target[expert + 8] = acc[2][2 + i] + acc[1][2 + i] + acc[0][2 + i];
+      }
     }
   }
   cluster.sync();
-  if (rank != 0) return;
 
   const int slots = job.slots();
-  if (warp < tokens) {
-    const bool is_vision = vision >> warp & 1;
+  const int local = warp * kTokens + rank;  // token of this warp
+  if (local < tokens) {
+    const int token = first_token + local;
+    const bool is_vision = job.is_vision && job.is_vision[token];
+    const Gate& gate = is_vision ? job.vision : job.text;
+    float* logits = sums + warp * kParts * width + (is_vision ? text_width : 0);
+    for (int e = lane; e < gate.experts; e += 32) {
+      float sum = 0.f;
+#pragma unroll
+      for (int p = 0; p < kParts; ++p) sum += logits[p * width + e];
+      logits[e] = sum;
+    }
     int id;
     float weight;
-    choose<kPerLane>(job, is_vision ? job.vision : job.text,
-                     logits[warp] + (is_vision ? job.text.experts : 0), id, weight);
+    choose<kPerLane>(job, gate, logits, id, weight);
     if (lane < slots) {
-      const int pair = (first_token + warp) * slots + lane;
-      job.ids[pair] = id;
-      job.weights[pair] = weight;
-      ids[warp * slots + lane] = id;
+      job.ids[token * slots + lane] = id;
+      job.weights[token * slots + lane] = weight;
+      if (job.tokens <= kTokens) cluster.map_shared_rank(ids, 0)[rank * slots + lane] = id;
     }
   }
-  if (blockIdx.y == 0 && threadIdx.x < job.num_tickets) job.tickets[threadIdx.x] = 0;
-  if (gridDim.y == 1) {
+  if (blockIdx.y == 0 && rank == 0 && threadIdx.x < job.num_tickets) job.tickets[threadIdx.x] = 0;
+  if (job.tokens <= kTokens) {
+    if (job.tokens > 1) cluster.sync();
+    if (rank > 0) return;
     __syncthreads();
-    sort_few(job, ids, tokens * slots);
+    sort_few(job, ids, job.tokens * slots);
     return;
   }
-  // The last cluster sorts.
-  __shared__ bool is_last;
+  // The last block sorts.
   __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
-    is_last = atomicAdd(job.arrivals, 1) == static_cast<int>(gridDim.y) - 1;
+    is_last = atomicAdd(job.arrivals, 1) == static_cast<int>(gridDim.x * gridDim.y) - 1;
     if (is_last) *job.arrivals = 0;
     __threadfence();
   }
@@ -309,13 +353,18 @@ Routing moe_route(const Tensor& x, const Tensor& gate, const Tensor& bias, int t
   const bool narrow = std::max(job.text.experts, job.vision.experts) <= 64;
   const auto cluster = narrow ? route_cluster<2> : route_cluster<kMaxExperts / 32>;
   if (tokens <= kClusterTokens && has_clusters(cluster)) {
-    const int tiles = (job.tokens + kTokens - 1) / kTokens;
-    size_t shared = static_cast<size_t>(std::min<int64_t>(tokens, kTokens)) * depth * 2;
-    if (tiles > 1) {
+    // One wave of clusters: as many tokens to each as that takes.
+    const int groups = (job.tokens + kTokens - 1) / kTokens;
+    const int waves = (groups * kCluster + context.sm_count() - 1) / context.sm_count();
+    job.cluster_tokens = waves * kTokens;
+    const int clusters = (groups + waves - 1) / waves;
+    const int width = padded_experts(job.text.experts) + padded_experts(job.vision.experts);
+    size_t shared = static_cast<size_t>(waves) * kParts * width * sizeof(float);
+    if (job.tokens > kTokens) {
       shared = std::max(shared, sort_bytes(job, kThreads));
       job.arrivals = static_cast<int*>(context.workspace(sizeof(int)));
     }
-    launch(context, cluster, dim3(kCluster, tiles), kThreads, shared, job);
+    launch(context, cluster, dim3(kCluster, clusters), kThreads, shared, job);
     return routing;
   }
   route_logits_and_choice(context, job);

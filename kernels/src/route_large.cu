@@ -25,16 +25,6 @@ constexpr int kTokenBytes = kTokens * kDepth * 2;
 constexpr int kStageBytes = kTokenBytes + kExperts * kDepth * 4;
 constexpr int kSortTokens = 64;  // of a block that sorts
 
-// Two values to three pairs of bf16 that add up to them.
-__device__ __forceinline__ void split(float a, float b, uint32_t& high, uint32_t& middle,
-                                      uint32_t& low) {
-  high = pack_2(a, b);
-  a -= low_float(high);
-  b -= high_float(high);
-  middle = pack_2(a, b);
-  low = pack_2(a - low_float(middle), b - high_float(middle));
-}
-
 // logits [tokens, text experts + vision experts]; only those of a token's own modality are needed.
 // Grid: token tiles, expert tiles of the text gate and then of the vision gate.
 __global__ void __launch_bounds__(kThreads)
@@ -104,10 +94,12 @@ __global__ void __launch_bounds__(kThreads)
       const uint4 v0 = load_shared_16(gate_row + ((piece ^ (g & 1)) << 4));
       const uint4 v1 = load_shared_16(gate_row + (((piece + 1) ^ (g & 1)) << 4));
       uint32_t term[3][4];
-      split(__uint_as_float(v0.x), __uint_as_float(v0.y), term[0][0], term[1][0], term[2][0]);
-      split(__uint_as_float(v0.z), __uint_as_float(v0.w), term[0][1], term[1][1], term[2][1]);
-      split(__uint_as_float(v1.x), __uint_as_float(v1.y), term[0][2], term[1][2], term[2][2]);
-      split(__uint_as_float(v1.z), __uint_as_float(v1.w), term[0][3], term[1][3], term[2][3]);
+      const uint2 pairs[4] = {{v0.x, v0.y}, {v0.z, v0.w}, {v1.x, v1.y}, {v1.z, v1.w}};
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        split_in_three(__uint_as_float(pairs[k].x), __uint_as_float(pairs[k].y), term[0][k],
+                       term[1][k], term[2][k]);
+      }
 #pragma unroll
       for (int m = 0; m < 4; ++m) {
         const uint32_t row =

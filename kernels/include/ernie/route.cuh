@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "ernie/reduce.cuh"
+#include "ernie/vector.cuh"
 
 namespace ernie {
 
@@ -32,7 +33,8 @@ struct RouteJob {
   int* offsets;
   int* tickets;  // zeroed here
   int num_tickets;
-  int* arrivals;  // clusters done; zero between launches
+  int cluster_tokens;
+  int* arrivals;  // blocks done; zero between launches
 
   __host__ __device__ int slots() const { return top_k + num_shared; }
 };
@@ -45,6 +47,16 @@ __device__ __forceinline__ unsigned sortable(float value) {
   const unsigned bits = __float_as_uint(value);
   if (value != value) return 1u;
   return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+
+// Two values to three pairs of bf16 that add up to them.
+__device__ __forceinline__ void split_in_three(float a, float b, uint32_t& high,
+                                               uint32_t& middle, uint32_t& low) {
+  high = pack_2(a, b);
+  a -= low_float(high);
+  b -= high_float(high);
+  middle = pack_2(a, b);
+  low = pack_2(a - low_float(middle), b - high_float(middle));
 }
 
 // Softmax over gate.experts logits, the top_k of p + bias, their weights; by one warp. Lane s
