@@ -8,7 +8,7 @@ pairs by expert and never tell the host how many there are.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.ops.cuda_weights import put_shared_experts
@@ -48,12 +48,22 @@ def moe_weights(
         down = _with_shared(kernels, context, down, shared.down, num_shared)
     return CudaMoeWeights(
         router=text.router,
-        correction_bias=text.correction_bias.view((-1,)),
+        correction_bias=_own(context, text.correction_bias),
         up_gate=up_gate,
         down=down,
         num_shared=up_gate.shape[0] - num_routed,
-        vision=groups[1] if len(groups) > 1 else None,
+        vision=None if len(groups) < 2 else _with_own_bias(context, groups[1]),
     )
+
+
+def _with_own_bias(context: Any, group: ExpertGroup) -> ExpertGroup:
+    return replace(group, correction_bias=_own(context, group.correction_bias))
+
+
+def _own(context: Any, bias: Weight) -> Weight:
+    """A row of both modalities' biases as a tensor of its own: float32 [E], where kernels may read
+    16 bytes at a time."""
+    return context.upload(bias.numpy().reshape(-1))
 
 
 def _with_shared(
@@ -87,7 +97,7 @@ def moe(
         norm_min,
         weights.num_shared,
         vision_gate=None if vision is None else vision.router,
-        vision_bias=None if vision is None else vision.correction_bias.view((-1,)),
+        vision_bias=None if vision is None else vision.correction_bias,
         is_vision=is_vision if vision is not None else None,
     )
     slots = top_k + weights.num_shared

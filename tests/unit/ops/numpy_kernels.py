@@ -140,6 +140,12 @@ class WeightUploader:
         flat[rows + np.arange(values.shape[1])] = values
 
 
+def _expect_aligned(*tensors):
+    """The kernels read 16 bytes at a time and refuse what starts elsewhere."""
+    for tensor in tensors:
+        assert tensor is None or tensor.array.ctypes.data % 16 == 0
+
+
 def copy(target, source):
     _effect(
         target.context_, lambda: target.array.__setitem__(..., source.array.reshape(target.shape))
@@ -296,6 +302,8 @@ def _paged(q, k_cache, v_cache, tables, lens, starts, scale):
 
 
 def decode_attention(q, k_cache, v_cache, block_tables, context_lens, scale):
+    _expect_aligned(q, block_tables, context_lens)
+
     def compute():
         starts = range(len(context_lens.array) + 1)
         caches = k_cache.array, v_cache.array
@@ -307,6 +315,8 @@ def decode_attention(q, k_cache, v_cache, block_tables, context_lens, scale):
 def prefill_attention(
     q, k_cache, v_cache, block_tables, context_lens, query_starts, max_query_len, scale
 ):
+    _expect_aligned(q, block_tables, context_lens, query_starts)
+
     def compute():
         starts = query_starts.array
         assert np.diff(starts).max() <= max_query_len and starts[-1] == q.shape[0]
@@ -332,6 +342,7 @@ def moe_route(
     vision_bias=None,
     is_vision=None,
 ):
+    _expect_aligned(x, gate, bias, vision_gate, vision_bias, is_vision)
     num_text = gate.shape[0] + num_shared
 
     def choose(gate, bias):
