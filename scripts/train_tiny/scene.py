@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +11,7 @@ import numpy as np
 from .lexicon import COLOUR_RGB, COLOURS, PLACES, SHAPES, at_place
 
 Random = np.random.Generator
-HELD_OUT_SHARE = 8
+_RESERVED_SEED = 41
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,27 @@ def with_article(label: str) -> str:
 
 
 def is_held_out(colour: int, shape: int, place: int) -> bool:
-    """One in eight (colour, shape, place) triples is never shown in training."""
-    return (colour * 5 + shape * 3 + place * 7 + colour * shape) % HELD_OUT_SHARE == 3
+    """One in sixteen (colour, shape, place) triples is never shown in training."""
+    return (colour, shape, place) in _reserved_triples()
+
+
+@functools.cache
+def _reserved_triples() -> frozenset[tuple[int, int, int]]:
+    """Half, drawn at random, of the triples that a rule picks.
+
+    All that the rule picks would teach the rule: that such triples never are. With half of them
+    shown, what is reserved lies among what is known.
+    """
+    ruled = [
+        (colour, shape, place)
+        for colour, shape, place in itertools.product(
+            range(len(COLOURS)), range(len(SHAPES)), range(len(PLACES))
+        )
+        if (colour * 5 + shape * 3 + place * 7 + colour * shape) % 8 == 3
+    ]
+    random = np.random.default_rng(_RESERVED_SEED)
+    kept = random.permutation(len(ruled))[: len(ruled) // 2]
+    return frozenset(ruled[int(index)] for index in kept)
 
 
 def draw_items(random: Random, count: int, held_out: bool, distinct: str = "label") -> Scene:
