@@ -35,18 +35,21 @@ class CudaKvCache:
         return cls(shape, block_size, keys, values)
 
 
+FUSED_HEAD_DIMS = (32, 128)
+"""Head sizes whose decode attention turns queries and keys and writes the cache on its way."""
+
+
 def project_qkv(
     kernels: Any, x: Tensor, weight: Tensor, step: CudaStep, cache: CudaKvCache, layer: int
 ) -> Tensor:
-    """See Ops.project_qkv. [T, H] → [T, nq, d]."""
-    if step.turns is None:
-        rope = step.rope
-        step.turns = kernels.rope_table(step.positions, rope.inverse_frequencies, rope.axes)
-    cos, sin = step.turns
+    """See Ops.project_qkv. [T, H] → [T, nq, d]; of a step of decodes [T, (nq + 2 nkv) d], because
+    the rest is then attention's."""
+    qkv = kernels.linear(x, weight)
+    if _is_fused(step, cache):
+        return qkv
     return kernels.rope_kv_write(
-        kernels.linear(x, weight),
-        cos,
-        sin,
+        qkv,
+        *_turns(kernels, step),
         step.slots,
         cache.keys[layer],
         cache.values[layer],
@@ -58,9 +61,21 @@ def project_qkv(
 def paged_attention(
     kernels: Any, q: Tensor, step: CudaStep, cache: CudaKvCache, layer: int
 ) -> Tensor:
-    """See Ops.paged_attention. [T, nq, d] → [T, nq · d]."""
+    """See Ops.paged_attention. What `project_qkv` gave → [T, nq · d]."""
     keys, values = cache.keys[layer], cache.values[layer]
     scale = cache.shape.head_dim**-0.5
+    if _is_fused(step, cache):
+        return kernels.rope_decode_attention(
+            q,
+            *_turns(kernels, step),
+            keys,
+            values,
+            step.block_tables,
+            step.context_lens,
+            cache.shape.num_heads,
+            step.rope.is_interleaved,
+            scale,
+        )
     num_decodes, prefill = step.num_decodes, step.prefill
     parts = []
     if num_decodes:
@@ -84,3 +99,15 @@ def paged_attention(
             )
         )
     return parts[0] if len(parts) == 1 else kernels.concat_rows(parts)
+
+
+def _turns(kernels: Any, step: CudaStep) -> tuple[Tensor, Tensor]:
+    """Made by the first layer, so that a recorded pass makes them itself."""
+    if step.turns is None:
+        rope = step.rope
+        step.turns = kernels.rope_table(step.positions, rope.inverse_frequencies, rope.axes)
+    return step.turns
+
+
+def _is_fused(step: CudaStep, cache: CudaKvCache) -> bool:
+    return step.prefill is None and cache.shape.head_dim in FUSED_HEAD_DIMS

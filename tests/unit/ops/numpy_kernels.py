@@ -312,6 +312,24 @@ def decode_attention(q, k_cache, v_cache, block_tables, context_lens, scale):
     return _run(q.context_, compute)[0]
 
 
+def rope_decode_attention(
+    qkv, cos, sin, k_cache, v_cache, block_tables, context_lens, nq, interleaved, scale
+):
+    def compute():
+        last = np.maximum(context_lens.array - 1, 0)
+        blocks = block_tables.array[np.arange(len(last)), last // k_cache.shape[2]]
+        slots = Tensor(
+            qkv.context_, blocks.astype(np.int64) * k_cache.shape[2] + last % k_cache.shape[2]
+        )
+        recording, qkv.context_.recording = qkv.context_.recording, None
+        q = rope_kv_write(qkv, cos, sin, slots, k_cache, v_cache, nq, interleaved)
+        out = decode_attention(q, k_cache, v_cache, block_tables, context_lens, scale)
+        qkv.context_.recording = recording
+        return [out.array]
+
+    return _run(qkv.context_, compute)[0]
+
+
 def prefill_attention(
     q, k_cache, v_cache, block_tables, context_lens, query_starts, max_query_len, scale
 ):
