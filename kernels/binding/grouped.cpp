@@ -38,5 +38,5 @@ void bind_grouped(py::module_& module) {
       "out_dtype"_a = DType::kBF16,
       "activation(x w^T + bias) + residual without cuBLASLt: x bf16 [T, K], w bf16 [N, K], bias "
       "bf16 [N], residual bf16 [T, N], activation \"\", \"gelu\" or \"quick_gelu\" -> [T, N] of "
-      "out_dtype bf16 or f32.");
+      "out_dtype bf16 or f32; f32 results take x and w alone.");
 }

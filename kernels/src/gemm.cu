@@ -4,6 +4,18 @@
 #include "ernie/wgmma_product.cuh"
 
 namespace ernie {
+namespace {
+
+template <Job kJob>
+void run(Context& context, const Product& p) {
+  if (wgmma::suits(context, p.columns, p.k)) {
+    wgmma::run<kJob>(context, p);
+  } else {
+    run_fallback(context, kJob, p);
+  }
+}
+
+}  // namespace
 
 Activation activation_named(const std::string& name) {
   if (name.empty()) return Activation::kNone;
@@ -25,6 +37,10 @@ Tensor gemm(const Tensor& x, const Tensor& w, const Tensor& bias, Activation act
   if (out_dtype != DType::kBF16 && out_dtype != DType::kF32) {
     fail(std::string("out_dtype: ") + name_of(out_dtype) + " is neither bf16 nor f32");
   }
+  if (out_dtype == DType::kF32 &&
+      (bias.defined() || residual.defined() || activation != Activation::kNone)) {
+    fail("out_dtype: f32 results have neither bias, activation nor residual");
+  }
   Context& context = x.context();
   Tensor out = context.empty({rows, columns}, out_dtype);
   if (rows == 0) return out;
@@ -39,11 +55,12 @@ Tensor gemm(const Tensor& x, const Tensor& w, const Tensor& bias, Activation act
   p.bias = bias.defined() ? bias.ptr<const bf16>() : nullptr;
   p.residual = residual.defined() ? residual.ptr<const bf16>() : nullptr;
   p.activation = activation;
-  p.float_out = out_dtype == DType::kF32;
-  if (wgmma::suits(context, p.columns, p.k)) {
-    wgmma::run<Job::kDense>(context, p);
+  if (out_dtype == DType::kF32) {
+    run<Job::kDenseFloat>(context, p);
+  } else if (activation == Activation::kNone) {
+    run<Job::kDense>(context, p);
   } else {
-    run_fallback(context, Job::kDense, p);
+    run<Job::kDenseActivated>(context, p);
   }
   return out;
 }

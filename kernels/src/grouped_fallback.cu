@@ -94,6 +94,20 @@ __device__ void multiply(uint32_t stage, float (&acc)[2][4][4]) {
   }
 }
 
+// activation(a + bias) + residual of two neighbouring columns.
+template <Job kJob>
+__device__ void finish_dense(const Product& p, int64_t at, int column, float& a, float& b) {
+  if (p.bias) {
+    const uint32_t bias = *reinterpret_cast<const uint32_t*>(p.bias + column);
+    a += low_float(bias), b += high_float(bias);
+  }
+  if (kJob == Job::kDenseActivated) a = activate(a, p.activation), b = activate(b, p.activation);
+  if (p.residual) {
+    const uint32_t residual = *reinterpret_cast<const uint32_t*>(p.residual + at);
+    a += low_float(residual), b += high_float(residual);
+  }
+}
+
 template <Job kJob>
 __device__ void store(const Product& p, const Tile& tile, const float (&acc)[2][4][4]) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -115,9 +129,11 @@ __device__ void store(const Product& p, const Tile& tile, const float (&acc)[2][
           low = silu(low) * acc[i][2 + j][2 * h];
           high = silu(high) * acc[i][2 + j][2 * h + 1];
         }
-        if (kJob == Job::kDense) finish_dense(p, row, column, low, high);
         const int64_t at = row * p.columns + column;
-        if (p.float_out) {
+        if (kJob == Job::kDense || kJob == Job::kDenseActivated) {
+          finish_dense<kJob>(p, at, column, low, high);
+        }
+        if (kJob == Job::kDenseFloat) {
           *reinterpret_cast<float2*>(static_cast<float*>(p.out) + at) = make_float2(low, high);
         } else {
           *reinterpret_cast<uint32_t*>(static_cast<bf16*>(p.out) + at) = pack_2(low, high);
@@ -172,9 +188,13 @@ void run(Context& context, Product p) {
 }  // namespace
 
 void run_fallback(Context& context, Job job, Product product) {
-  if (job == Job::kUp) return run<Job::kUp>(context, product);
-  if (job == Job::kDown) return run<Job::kDown>(context, product);
-  run<Job::kDense>(context, product);
+  switch (job) {
+    case Job::kUp: return run<Job::kUp>(context, product);
+    case Job::kDown: return run<Job::kDown>(context, product);
+    case Job::kDense: return run<Job::kDense>(context, product);
+    case Job::kDenseActivated: return run<Job::kDenseActivated>(context, product);
+    case Job::kDenseFloat: return run<Job::kDenseFloat>(context, product);
+  }
 }
 
 }  // namespace ernie

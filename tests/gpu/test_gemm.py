@@ -126,3 +126,5 @@ def test_bad_arguments_are_named(ctx):
         kernels.gemm(x, w, bias=_give(ctx, _normal(64)))
     with pytest.raises(ValueError, match="out_dtype"):
         kernels.gemm(x, w, out_dtype=kernels.f16)
+    with pytest.raises(ValueError, match="neither bias"):
+        kernels.gemm(x, w, activation="gelu", out_dtype=kernels.f32)

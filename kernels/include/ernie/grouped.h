@@ -30,7 +30,8 @@ enum class Activation : int { kNone, kGelu, kQuickGelu };
 Activation activation_named(const std::string& name);
 
 // activation(x · w^T + bias) + residual: x bf16 [T, K], w bf16 [N, K], bias bf16 [N] and residual
-// bf16 [T, N] may be undefined → [T, N] of `out_dtype`, bf16 or f32. K and N are multiples of 8.
+// bf16 [T, N] may be undefined → [T, N] of `out_dtype`, bf16 or f32; f32 results have neither bias,
+// activation nor residual. K and N are multiples of 8.
 Tensor gemm(const Tensor& x, const Tensor& w, const Tensor& bias, Activation activation,
             const Tensor& residual, DType out_dtype);
 

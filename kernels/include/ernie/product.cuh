@@ -12,7 +12,9 @@ namespace ernie {
 enum class Job {
   kUp,     // rows gathered by order; SwiGLU; stored at the sorted position
   kDown,   // rows in place; stored at the pair's position
-  kDense,  // rows in place; bias, activation, residual
+  kDense,           // rows in place; bias, residual
+  kDenseActivated,  // … and an activation
+  kDenseFloat,      // rows in place; the float32 sums
 };
 
 // One launch, passed by value. Device pointers.
@@ -25,11 +27,10 @@ struct Product {
   const bf16* w;     // [num_groups, columns (2 · columns for kUp), k]
   const int* order;  // kUp, kDown
   int slots;         // kUp
-  void* out;         // [rows, columns]: bf16, or float when `float_out`
-  const bf16* bias;      // kDense; may be null
-  const bf16* residual;  // kDense; may be null
+  void* out;         // [rows, columns]: bf16, for kDenseFloat float
+  const bf16* bias;      // kDense, kDenseActivated; may be null
+  const bf16* residual;  // the same
   Activation activation;
-  bool float_out;
 };
 
 // On mma.sync, for every device from sm_80 on. Fills in column_tiles.
@@ -49,21 +50,6 @@ __device__ __forceinline__ float activate(float x, Activation activation) {
   if (activation == Activation::kGelu) return 0.5f * x * (1.f + erff(x * 0.70710678f));
   if (activation == Activation::kQuickGelu) return x * sigmoid(1.702f * x);
   return x;
-}
-
-// The dense epilogue of two neighbouring columns of one row, before rounding.
-__device__ __forceinline__ void finish_dense(const Product& p, int64_t row, int column, float& a,
-                                             float& b) {
-  if (p.bias) {
-    const uint32_t bias = *reinterpret_cast<const uint32_t*>(p.bias + column);
-    a += low_float(bias), b += high_float(bias);
-  }
-  a = activate(a, p.activation), b = activate(b, p.activation);
-  if (p.residual) {
-    const uint32_t residual =
-        *reinterpret_cast<const uint32_t*>(p.residual + row * p.columns + column);
-    a += low_float(residual), b += high_float(residual);
-  }
 }
 
 // A quad of lanes holds a row of four 8-column blocks as the matrix units leave them: lane q has

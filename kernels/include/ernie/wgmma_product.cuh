@@ -175,16 +175,74 @@ __device__ __forceinline__ void result_rows(const Product& p, const Tile& tile, 
   }
 }
 
+// activation(acc + bias) + residual, each a pass over the registers that is skipped where it has
+// nothing to do: tests per element would make the code longer than the instruction cache.
+__device__ __forceinline__ void finish_dense(const Product& p, int first_column,
+                                             const int (&rows)[2], bool activated,
+                                             float (&acc)[128]) {
+  const int first = first_column + 2 * (threadIdx.x % 4);
+  if (p.bias) {
+#pragma unroll
+    for (int b = 0; b < 32; ++b) {
+      if (first + 8 * b < p.columns) {
+        const uint32_t bias = *reinterpret_cast<const uint32_t*>(p.bias + first + 8 * b);
+        acc[4 * b] += low_float(bias), acc[4 * b + 1] += high_float(bias);
+        acc[4 * b + 2] += low_float(bias), acc[4 * b + 3] += high_float(bias);
+      }
+    }
+  }
+  if (activated && p.activation == Activation::kGelu) {
+#pragma unroll
+    for (int i = 0; i < 128; ++i) acc[i] = activate(acc[i], Activation::kGelu);
+  } else if (activated) {
+#pragma unroll
+    for (int i = 0; i < 128; ++i) acc[i] = activate(acc[i], Activation::kQuickGelu);
+  }
+  if (p.residual) {
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const bf16* from = p.residual + static_cast<int64_t>(rows[h]) * p.columns + first;
+#pragma unroll
+      for (int b = 0; b < 32; ++b) {
+        if (rows[h] >= 0 && first + 8 * b < p.columns) {
+          const uint32_t residual = *reinterpret_cast<const uint32_t*>(from + 8 * b);
+          acc[4 * b + 2 * h] += low_float(residual);
+          acc[4 * b + 2 * h + 1] += high_float(residual);
+        }
+      }
+    }
+  }
+}
+
+__device__ __forceinline__ void store_float(const Product& p, int first_column,
+                                            const int (&rows)[2], const float (&acc)[128]) {
+  const int first = first_column + 2 * (threadIdx.x % 4);
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    float* to = static_cast<float*>(p.out) + static_cast<int64_t>(rows[h]) * p.columns + first;
+#pragma unroll
+    for (int b = 0; b < 32; ++b) {
+      if (rows[h] >= 0 && first + 8 * b < p.columns) {
+        *reinterpret_cast<float2*>(to + 8 * b) =
+            make_float2(acc[4 * b + 2 * h], acc[4 * b + 2 * h + 1]);
+      }
+    }
+  }
+}
+
 template <Job kJob>
 __device__ __forceinline__ void store(const Product& p, int column_tile, const int (&rows)[2],
                                       float (&acc)[128]) {
-  const int quad = threadIdx.x % 4;
   constexpr int kBlocks = kJob == Job::kUp ? 16 : 32;  // of 8 columns
   const int first_column = column_tile * kBlocks * 8;
+  if (kJob == Job::kDenseFloat) return store_float(p, first_column, rows, acc);
+  if (kJob == Job::kDense || kJob == Job::kDenseActivated) {
+    finish_dense(p, first_column, rows, kJob == Job::kDenseActivated, acc);
+  }
+  const int column = first_column + 8 * (threadIdx.x % 4);
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const bool exists = rows[h] >= 0;
-    const int64_t row = rows[h];
+    bf16* to = static_cast<bf16*>(p.out) + static_cast<int64_t>(rows[h]) * p.columns + column;
 #pragma unroll
     for (int b = 0; b < kBlocks; b += 4) {
       uint32_t packed[4];
@@ -195,24 +253,11 @@ __device__ __forceinline__ void store(const Product& p, int column_tile, const i
           low = silu(low) * acc[64 + 4 * (b + i) + 2 * h];
           high = silu(high) * acc[64 + 4 * (b + i) + 2 * h + 1];
         }
-        if (kJob == Job::kDense) {
-          const int column = first_column + 8 * (b + i) + 2 * quad;
-          if (exists && column < p.columns) {
-            finish_dense(p, row, column, low, high);
-            if (p.float_out) {
-              float* to = static_cast<float*>(p.out) + row * p.columns + column;
-              *reinterpret_cast<float2*>(to) = make_float2(low, high);
-            }
-          }
-        }
         packed[i] = pack_2(low, high);
       }
-      if (kJob == Job::kDense && p.float_out) continue;
       transpose_quad(packed);
-      const int column = first_column + 8 * (b + quad);
-      if (exists && column < p.columns) {
-        store_16(static_cast<bf16*>(p.out) + row * p.columns + column,
-                 make_uint4(packed[0], packed[1], packed[2], packed[3]));
+      if (rows[h] >= 0 && column + 8 * b < p.columns) {
+        store_16(to + 8 * b, make_uint4(packed[0], packed[1], packed[2], packed[3]));
       }
     }
   }
