@@ -2,7 +2,7 @@
 //
 // Weights are exp((x - max) / temperature) in fixed point, 2^44 for the most likely token: sums are
 // integers, hence exact in any order. Cuts (top_k, top_p) are found by searching the order-preserving
-// integer keys of the logits, eight intervals at a time, instead of sorting.
+// integer keys of the logits, eight ranges at a time, instead of sorting.
 #include <algorithm>
 #include <cmath>
 
@@ -251,65 +251,76 @@ class Row {
     return before;
   }
 
-  // The cut that keeps the fewest most likely values whose amount reaches `target`; amounts are
-  // numbers of values, or (by mass) sums of weight(value). Values below the key `low` are not
-  // looked at; when the rest does not reach the target, {low - 1, 0} keeps all of it.
-  template <bool kByMass, class Weight>
-  __device__ Cut find_cut(uint64_t target, uint32_t low, uint32_t high, const Weight& weight) {
+  // The cut that keeps the fewest most likely values whose amount reaches target_of(total); amounts
+  // are numbers of values, or (by mass) sums of weight(value). Keeps all when they do not reach it.
+  //
+  // The first look divides the values by their distance from the highest, in steps of `scale` that
+  // double; each further one divides what holds the target into eight equal ranges of keys.
+  template <bool kByMass, class Weight, class Target>
+  __device__ Cut find_cut(uint32_t highest, float scale, const Weight& weight,
+                          const Target& target_of) {
+    const float top = value_of(highest);
+    uint32_t edges[kBins + 1];
+    edges[0] = kLowestKey;
+    edges[kBins] = highest + 1;
+    float distance = 32.f;
+#pragma unroll
+    for (int b = 1; b < kBins; ++b, distance *= 0.5f) {
+      edges[b] = max(kLowestKey, key_of(top - distance * scale));
+    }
+    uint32_t left = per_thread_ >= 32 ? kAll : (1u << per_thread_) - 1;
+    uint64_t sums[kByMass ? kMaxSums : kBins / 2];
+    tally<kByMass>(left, sums, weight, [&](uint32_t key) {
+      if (key < kLowestKey) return -1;
+      int bin = 0;
+#pragma unroll
+      for (int b = 1; b < kBins; ++b) bin += key >= edges[b];
+      return bin;
+    });
+    uint64_t target = 0;
+#pragma unroll
+    for (int b = 0; b < kBins; ++b) target += amount_of<kByMass>(sums, b);
+    const uint64_t total = target;
+    target = target_of(total);
+    if (total < target) return {kLowestKey - 1, 0};
+
     uint64_t above = 0;
-    ++high;
+    uint32_t low = 0, width = 0;
+    int shift = 0;
+    bool is_first = true;
     while (true) {
-      const uint32_t width = high - low;
-      const int shift = max(0, 32 - __clz(width - 1) - 3);  // width <= 8 << shift
-      uint64_t counts = 0, masses[kByMass ? kBins : 1] = {};
-      for (int i = run_begin(); i < run_end(); ++i) {
-        const uint32_t distance = key_of(values_[i]) - low;
-        if (distance >= width) continue;  // also what is below low, by wrapping round
-        const int bin = static_cast<int>(distance >> shift);
-        counts += uint64_t{1} << (8 * bin);
-        if (kByMass) {
-          const uint64_t w = weight(values_[i]);
-#pragma unroll
-          for (int b = 0; b < kBins; ++b) masses[b] += b == bin ? w : 0;
-        }
-      }
-      uint64_t sums[kByMass ? kMaxSums : kBins / 2];
-#pragma unroll
-      for (int b = 0; b < kBins / 2; ++b) {
-        sums[b] = (counts >> (16 * b) & 255) | (counts >> (16 * b + 8) & 255) << 32;
-      }
-      if (kByMass) {
-#pragma unroll
-        for (int b = 0; b < kBins; ++b) sums[kBins / 2 + b] = masses[b];
-      }
-      combine<Sum>(sums);
       bool found = false;
       uint64_t population = 0, amount = 0;
-      uint32_t next_low = low, next_high = high;
+      uint32_t next_low = 0, next_high = 0;
 #pragma unroll
       for (int b = kBins - 1; b >= 0; --b) {
-        const uint64_t here = sums[b / 2] >> (32 * (b % 2)) & kAll;
-        const uint64_t gain = kByMass ? sums[kBins / 2 + b] : here;
+        const uint64_t here = population_of(sums, b);
+        const uint64_t gain = amount_of<kByMass>(sums, b);
         if (!found && above + gain >= target && here > 0) {
           found = true;
           population = here;
           amount = gain;
-          next_low = low + (static_cast<uint32_t>(b) << shift);
-          // The topmost bin may end beyond the range, and at the far end wrap round.
-          const uint64_t end = static_cast<uint64_t>(next_low) + (uint64_t{1} << shift);
-          next_high = static_cast<uint32_t>(min(end, static_cast<uint64_t>(high)));
+          const uint64_t begin = static_cast<uint64_t>(b) << shift;
+          const uint64_t end = min(static_cast<uint64_t>(width), begin + (uint64_t{1} << shift));
+          next_low = is_first ? edges[b] : low + static_cast<uint32_t>(begin);
+          next_high = is_first ? edges[b + 1] : low + static_cast<uint32_t>(end);
         }
         if (!found) above += gain;
       }
-      if (!found) return {low - 1, 0};
+      is_first = false;
       low = next_low;
-      high = next_high;
+      width = next_high - next_low;
       if (population == 1 || (!kByMass && above + amount == target)) return {low - 1, 0};
-      if (high - low == 1) {
+      if (width == 1) {
         const uint64_t needed = target - above;
         const uint64_t each = kByMass ? weight(value_of(low)) : 1;
         return {low, static_cast<uint32_t>((needed + each - 1) / each)};
       }
+      shift = max(0, 32 - __clz(width - 1) - 3);  // width <= 8 << shift
+      tally<kByMass>(left, sums, weight, [=](uint32_t key) {
+        const uint32_t offset = key - low;  // what is below low wraps round
+        return offset < width ? static_cast<int>(offset >> shift) : -1;
+      });
     }
   }
 
@@ -348,6 +359,52 @@ class Row {
   }
 
  private:
+  // Sums of the values by bin_of(key), over the cluster: numbers in pairs, then masses. A value
+  // whose bin is -1 leaves `left`, the bits of the thread's values still of interest.
+  template <bool kByMass, int N, class Weight, class BinOf>
+  __device__ void tally(uint32_t& left, uint64_t (&sums)[N], const Weight& weight,
+                        const BinOf& bin_of) {
+    uint64_t counts = 0, masses[kByMass ? kBins : 1] = {};
+    const auto add = [&](int i) {
+      const int bin = bin_of(key_of(values_[i]));
+      if (bin < 0) return false;
+      counts += uint64_t{1} << (8 * bin);
+      if (kByMass) {
+        const uint64_t w = weight(values_[i]);
+#pragma unroll
+        for (int b = 0; b < kBins; ++b) masses[b] += b == bin ? w : 0;
+      }
+      return true;
+    };
+    if (per_thread_ <= 32) {
+      for (uint32_t todo = left; todo != 0; todo &= todo - 1) {
+        const int i = __ffs(todo) - 1;
+        if (!add(run_begin() + i)) left &= ~(1u << i);
+      }
+    } else {
+      for (int i = run_begin(); i < run_end(); ++i) add(i);
+    }
+#pragma unroll
+    for (int b = 0; b < kBins / 2; ++b) {
+      sums[b] = (counts >> (16 * b) & 255) | (counts >> (16 * b + 8) & 255) << 32;
+    }
+    if (kByMass) {
+#pragma unroll
+      for (int b = 0; b < kBins; ++b) sums[N - kBins + b] = masses[b];
+    }
+    combine<Sum>(sums);
+  }
+
+  template <int N>
+  __device__ static uint64_t population_of(const uint64_t (&sums)[N], int bin) {
+    return sums[bin / 2] >> (32 * (bin % 2)) & kAll;
+  }
+
+  template <bool kByMass, int N>
+  __device__ static uint64_t amount_of(const uint64_t (&sums)[N], int bin) {
+    return kByMass ? sums[N - kBins + bin] : population_of(sums, bin);
+  }
+
   template <class Op>
   __device__ uint64_t of_all(int n) const {
     uint64_t all = shared_.of_block[parity_][n][0];
@@ -468,21 +525,12 @@ template <int kCluster>
 __device__ void report_top(Row<kCluster>& values, SamplingResult& result, int wanted,
                            uint32_t highest, float log_sum) {
   const float top = value_of(highest);
-  const auto no_weight = [](float) { return uint64_t{0}; };
-  // Most distributions have their head in reach of this; the rest takes a few more passes.
-  const uint32_t near_low = max(kLowestKey, key_of(top - 16.f));
-  Cut cut = values.template find_cut<false>(wanted, near_low, highest, no_weight);
-  uint64_t mine = 0, total = 0;
-  for (int attempt = 0; attempt < 2; ++attempt) {
-    mine = 0;
-    values.apply(cut, [&](int) { ++mine; }, [](int) {});
-    const uint64_t before = values.sum_before(mine, total);
-    if (total >= static_cast<uint64_t>(wanted) || attempt == 1) {
-      mine = before;
-      break;
-    }
-    cut = values.template find_cut<false>(wanted, kLowestKey, highest, no_weight);
-  }
+  const Cut cut = values.template find_cut<false>(
+      highest, 1.f, [](float) { return uint64_t{0}; },
+      [=](uint64_t all) { return min(all, static_cast<uint64_t>(wanted)); });
+  uint64_t mine = 0, total;
+  values.apply(cut, [&](int) { ++mine; }, [](int) {});
+  mine = values.sum_before(mine, total);
   values.apply(
       cut,
       [&](int i) {
@@ -628,26 +676,16 @@ __global__ void __launch_bounds__(kThreads, 2) sample_kernel(const Arguments a) 
     __syncthreads();
   }
   if (row.top_k > 0 && row.top_k < a.num_valid) {
-    // Two ranges: what is near the maximum mostly has enough, and is searched in fewer passes.
-    const uint32_t near_low = max(kLowestKey, key_of(top - 16.f));
-    uint64_t near[1] = {0};
-    for (int i = threadIdx.x; i < values.block_values(); i += kThreads) {
-      near[0] += key_of(values[i]) >= near_low;
-    }
-    values.template combine<Sum>(near);
     const uint64_t wanted = static_cast<uint64_t>(row.top_k);
-    values.drop_below(values.template find_cut<false>(
-        wanted, near[0] >= wanted ? near_low : kLowestKey, highest, weight));
+    values.drop_below(values.template find_cut<false>(highest, 1.f, weight,
+                                                      [=](uint64_t) { return wanted; }));
   }
   if (row.top_p < 1.f) {
-    uint64_t mass[1] = {0};
-    for (int i = values.run_begin(); i < values.run_end(); ++i) mass[0] += weight(values[i]);
-    values.template combine<Sum>(mass);
-    const double share = ceil(static_cast<double>(row.top_p) * static_cast<double>(mass[0]));
-    const uint64_t target = min(mass[0], max(uint64_t{1}, static_cast<uint64_t>(fmax(share, 1.0))));
-    // Further down weights round to 0.
-    const uint32_t low = max(kLowestKey, key_of(top - 31.5f * temperature));
-    values.drop_below(values.template find_cut<true>(target, low, highest, weight));
+    const double share = static_cast<double>(row.top_p);
+    values.drop_below(values.template find_cut<true>(highest, temperature, weight, [=](uint64_t mass) {
+      const double wanted = fmax(1.0, ceil(share * static_cast<double>(mass)));
+      return min(mass, static_cast<uint64_t>(wanted));
+    }));
   }
   __syncthreads();
   // In the shadow of the weights, which wait for the special function units.
@@ -709,7 +747,7 @@ T* pointer_or_null(const Tensor& tensor) {
 }  // namespace
 
 Tensor sample(const Tensor& logits, const Tensor& rows, const SamplingTables& tables,
-              int64_t num_valid) {
+              int64_t num_valid, bool spread) {
   const bool is_bf16 = logits.defined() && logits.dtype() == DType::kBF16;
   expect(logits, "logits", is_bf16 ? DType::kBF16 : DType::kF32, {-1, -1});
   const int64_t count = logits.size(0), vocabulary = logits.size(1);
@@ -729,7 +767,7 @@ Tensor sample(const Tensor& logits, const Tensor& rows, const SamplingTables& ta
   };
   const size_t shared_bytes = sizeof(float) * kThreads * per_thread_of(kClusterSize);
   const bool in_cluster =
-      context.capability() >= 90 && shared_bytes + sizeof(Shared) + 1024 <= context.max_shared_bytes();
+      spread && context.capability() >= 90 && shared_bytes + sizeof(Shared) + 1024 <= context.max_shared_bytes();
   Arguments a{};
   a.per_thread = per_thread_of(in_cluster ? kClusterSize : 1);
   if (a.per_thread > kMaxPerThread) {

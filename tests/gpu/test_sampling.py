@@ -120,11 +120,12 @@ CUTS = [{"top_k": 5}, {"top_k": 64}, {"top_p": 0.6}, {"min_p": 0.2}, {"top_k": 9
 
 
 @pytest.mark.parametrize("fields", CUTS, ids=str)
-def test_the_kept_candidates_are_the_hosts_in_a_full_vocabulary(ctx, fields):
+@pytest.mark.parametrize("size", [103_424, 200_000])
+def test_the_kept_candidates_are_the_hosts_in_a_full_vocabulary(ctx, size, fields):
     """Near-equal candidates high above the rest: 4096 draws meet every one that is kept."""
     rng = np.random.default_rng(5)
-    logits = _logits(103_424, scale=1.0)
-    head = rng.permutation(103_424)[:100]
+    logits = _logits(size, scale=1.0)
+    head = rng.permutation(size)[:100]
     logits[head] = 30.0 - np.arange(100, dtype=np.float32) * np.float32(0.01)
     expected = _expected_probabilities(logits, **fields)
     kept = set(np.flatnonzero(expected).tolist())
@@ -157,6 +158,24 @@ def test_a_row_gives_the_same_token_in_any_batch(ctx):
     many = _sample(ctx, np.tile(logits, (20, 1)), np.tile(rows, 20))["token"]
     np.testing.assert_array_equal(together, alone)
     np.testing.assert_array_equal(many, np.tile(together, 20))
+
+
+def test_one_block_gives_the_results_of_eight(ctx):
+    """What devices before sm_90 run; sums are integers, so that nothing depends on their order."""
+    logits = np.stack([np.round(_logits(103_424, seed), 2) for seed in range(8)])
+    rows = _rows(8, num_top=7, seat=np.arange(8))
+    rows["temperature"][:2] = [0.0, 0.5]
+    rows["top_k"][2:4] = [50, 100_000]
+    rows["top_p"][4:6] = [0.5, 0.99]
+    rows["min_p"][6] = 0.1
+    rows["presence"][7] = 1.0
+    results = []
+    for spread in (True, False):
+        counts = ctx.upload(np.arange(8 * 103_424, dtype=np.int64) % 3, kernels.u16)
+        results.append(
+            _sample(ctx, logits, rows, counts=counts.view([8, -1]), spread=spread).tobytes()
+        )
+    assert results[0] == results[1]
 
 
 def test_the_draw_is_at_the_streams_uniform_number(ctx):

@@ -14,7 +14,7 @@ struct LinearOptions {
   explicit LinearOptions(Context&) {}
   // Up to here weights are read by the skinny kernel, which fetches them before its inputs are
   // ready; from more rows on the library's tiles are full enough to read them as fast.
-  int64_t max_skinny_rows = 32;
+  int64_t max_skinny_rows = 8;
 };
 
 // activation(x · wᵀ + bias) + residual: x bf16 [T, K], w bf16 [N, K], bias bf16 [N] and residual

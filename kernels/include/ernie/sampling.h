@@ -59,8 +59,9 @@ struct SamplingTables {
 };
 
 // logits f32 or bf16 [R, V], rows u8 [R, 64] → i32 [R, 44]. Ids from num_valid on are padding of the
-// vocabulary and never chosen. counts changes only for rows that have a penalty.
+// vocabulary and never chosen. counts changes only for rows that have a penalty. Without `spread`,
+// and before sm_90, a row is the work of one block instead of eight; the results are the same.
 Tensor sample(const Tensor& logits, const Tensor& rows, const SamplingTables& tables,
-              int64_t num_valid);
+              int64_t num_valid, bool spread = true);
 
 }  // namespace ernie
