@@ -16,6 +16,12 @@ void bind_attention(py::module_& module) {
              "block_tables"_a, "context_lens"_a, "scale"_a,
              "One query per sequence over its context: q bf16 [S, nq, d], block_tables i32 [S, B], "
              "context_lens i32 [S] (0: a padding row, gives zeros) -> bf16 [S, nq * d].");
+  module.def("rope_decode_attention", &ernie::rope_decode_attention, "qkv"_a, "cos"_a, "sin"_a,
+             "k_cache"_a, "v_cache"_a, "block_tables"_a, "context_lens"_a, "nq"_a, "interleaved"_a,
+             "scale"_a,
+             "rope_kv_write and decode_attention in one launch: qkv bf16 [S, (nq + 2 nkv) d] with d "
+             "32 or 128, cos and sin f32 [S, d / 2]; the newest key and value of each sequence go to "
+             "position context_lens[s] - 1 of its blocks -> bf16 [S, nq * d].");
   module.def("prefill_attention", &ernie::prefill_attention, "q"_a, "k_cache"_a, "v_cache"_a,
              "block_tables"_a, "context_lens"_a, "query_starts"_a, "max_query_len"_a, "scale"_a,
              "Causal attention of the last rows of each context: q bf16 [T, nq, d], query_starts "

@@ -6,12 +6,18 @@
 // derives from context_lens. The four warps of a block stream 16-key tiles through rings of their
 // own and never wait for one another until the item's end, where the block joins their sums. The
 // block that finishes the last split of a (sequence, KV head) joins the splits.
+//
+// rope_decode_attention does the work of rope_kv_write on the way: each warp turns the queries in
+// its registers; the one that owns the newest key's tile turns that key, puts it and its value into
+// the tile, and writes both to the cache, where nobody else reads them before the next launch. The
+// other keys are older than the step, so the first item's are fetched ahead of pdl_wait().
 #include "ernie/attention.cuh"
 #include "ernie/attention.h"
 #include "ernie/attention_shape.h"
 #include "ernie/context.h"
 #include "ernie/launch.h"
 #include "ernie/pdl.cuh"
+#include "ernie/rope.cuh"
 
 #include <algorithm>
 
@@ -22,14 +28,20 @@ constexpr int kWarps = 4;
 constexpr int kThreads = kWarps * 32;
 constexpr int kTile = 16;           // keys of one step of one warp; a page holds a multiple
 constexpr int kMaxRatio = 16;       // query heads to one KV head
-constexpr int kLeastSplit = 128;    // keys
+constexpr int kWhole = 512;         // keys up to which joining splits costs more than it saves
+constexpr int kLeastSplit = 256;    // keys
 constexpr int kSplitUnit = kWarps * kTile;
 constexpr int kHintTiles = 16;      // asked for early: 264 blocks of 16 tiles are 34 MB, an L2 half
 
+// What is left to do to the queries and the newest key: nothing, or to turn their pairs.
+enum class Turn { kDone, kNeighbours, kHalves };
+
 struct DecodeArguments {
-  const bf16* q;
-  const bf16* k_cache;
-  const bf16* v_cache;
+  const bf16* q;  // rows of q_stride values; of q, k and v if they are to be turned
+  bf16* k_cache;
+  bf16* v_cache;
+  const float* cosines;  // [S, d / 2] if there is something to turn
+  const float* sines;
   const int* block_tables;
   const int* context_lens;
   bf16* out;
@@ -39,15 +51,18 @@ struct DecodeArguments {
   int sequences;
   int nkv;
   int ratio;
+  int q_stride;
   int tiles_per_page;
   int table_width;   // pages
   int num_pages;
   int most_splits;   // of the longest context there is
   int split_slots;   // of the longest context that the tables can hold
+  int rounds;        // in which the warps' sums are joined, kHead / rounds columns at a time
   float scale;       // softmax scale · log2(e)
 };
 
 __host__ __device__ inline int keys_per_split(int context, int most_splits) {
+  if (context <= kWhole) return kWhole;
   const int even = (context + most_splits - 1) / most_splits;
   const int rounded = (even + kSplitUnit - 1) / kSplitUnit * kSplitUnit;
   return rounded > kLeastSplit ? rounded : kLeastSplit;
@@ -66,8 +81,10 @@ struct DecodeShared {
   static constexpr int kRingBytes = kStages * 2 * kTileBytes;  // keys and values of one warp
   static constexpr int kSumBytes = kWarps * kMaxRatio * 8;
   static constexpr int kRings = kWarps * kRingBytes;
-  static constexpr int kBytes = kRings + kSumBytes;
-  static_assert(kWarps * kMaxRatio * kHead * 4 <= kRings, "the warps' sums must fit the rings");
+  static constexpr int kFixed = kRings + kSumBytes;
+
+  // The warps' outputs lie behind, so that the next item can begin in the rings meanwhile.
+  static int bytes(int ratio, int rounds) { return kFixed + kWarps * ratio * kHead * 4 / rounds; }
 };
 
 struct DecodeItem {
@@ -77,9 +94,19 @@ struct DecodeItem {
   int splits;
   int begin;  // keys
   int end;
+
+  __device__ bool operator==(const DecodeItem& other) const {
+    return sequence == other.sequence && kv_head == other.kv_head && begin == other.begin &&
+           end == other.end && splits == other.splits;
+  }
 };
 
-// A value that an earlier kernel may be writing; see prefetch_item.
+__device__ __forceinline__ void store_shared_4(uint32_t to, uint32_t value) {
+  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
+}
+
+// A value that an earlier kernel may be writing. Whatever depends on it is kept inside the cache's
+// bounds and, after pdl_wait(), compared with the value then or thrown away.
 __device__ __forceinline__ int load_racing(const int* from) {
   int value;
   asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(from));
@@ -122,9 +149,7 @@ __device__ __forceinline__ void prefetch_l2(const void* from, int bytes) {
 #endif
 }
 
-// Asks for the first item's keys and values while the kernel before this one still runs. Lengths
-// and tables may be changing: whatever is read serves this hint alone, is kept inside the cache,
-// and is read again after pdl_wait().
+// Asks for the first item's keys and values while the kernel before this one still runs.
 template <int kHead>
 __device__ __forceinline__ void prefetch_item(const DecodeArguments& p) {
   if (threadIdx.x >= 32) return;
@@ -142,51 +167,228 @@ __device__ __forceinline__ void prefetch_item(const DecodeArguments& p) {
   prefetch_l2(p.v_cache + at, run * kTile * kHead * 2);
 }
 
-// One warp's share of an item: tiles warp, warp + 4, … of the split.
-template <int kHead>
-__device__ __forceinline__ void attend(const DecodeArguments& p, const DecodeItem& item,
-                                       uint32_t ring, SoftmaxState<kHead, 1>& state) {
-  using Shared = DecodeShared<kHead>;
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  const int first = item.begin / kTile + warp;
-  const int tiles = max(0, ((item.end - item.begin + kTile - 1) / kTile - warp + kWarps - 1) / kWarps);
-  const int* table = p.block_tables + int64_t(item.sequence) * p.table_width;
-
-  int places = 0;  // lane l: of the tile that is l-th of 32
-  const auto fetch = [&](int local) {
-    if (local % 32 == 0) {
-      const int tile = first + kWarps * (local + lane);
-      const int page = local + lane < tiles ? table[tile / p.tiles_per_page] : 0;
-      places = tile_place(p, item, tile, page);
+// Turns queries in their fragments: column pairs (2 t, 2 t + 1) of each eight, t = lane % 4.
+template <int kHead, Turn kTurn>
+__device__ __forceinline__ void turn_queries(QueryFragments<kHead, 1>& q, const float* cosines,
+                                             const float* sines) {
+  constexpr int kSteps = HeadLayout<kHead>::kSteps;
+  const int t = threadIdx.x % 4;
+  if constexpr (kTurn == Turn::kNeighbours) {
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int pair = step * 8 + i / 2 * 4 + t;
+        float a = low_float(q.a[0][step][i]), b = high_float(q.a[0][step][i]);
+        turn_pair(a, b, cosines[pair], sines[pair]);
+        q.a[0][step][i] = pack_2(a, b);
+      }
     }
-    const int64_t at = int64_t(__shfl_sync(0xffffffffu, places, local % 32)) * (kTile * kHead);
-    const int valid = item.end - (first + kWarps * local) * kTile;
-    const uint32_t to = ring + local % Shared::kStages * (2 * Shared::kTileBytes);
-    copy_rows<kHead, kTile, 32>(to, lane, valid,
-                                [&](int r) { return p.k_cache + at + r * kHead; });
-    copy_rows<kHead, kTile, 32>(to + Shared::kTileBytes, lane, valid,
-                                [&](int r) { return p.v_cache + at + r * kHead; });
-  };
+  } else if constexpr (kTurn == Turn::kHalves) {
+    static_assert(kHead % 32 == 0, "halves must be whole steps");
+#pragma unroll
+    for (int step = 0; step < kSteps / 2; ++step) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int pair = step * 16 + i / 2 * 8 + 2 * t;
+        uint32_t& first = q.a[0][step][i];
+        uint32_t& second = q.a[0][step + kSteps / 2][i];
+        float a0 = low_float(first), a1 = high_float(first);
+        float b0 = low_float(second), b1 = high_float(second);
+        turn_pair(a0, b0, cosines[pair], sines[pair]);
+        turn_pair(a1, b1, cosines[pair + 1], sines[pair + 1]);
+        first = pack_2(a0, a1);
+        second = pack_2(b0, b1);
+      }
+    }
+  }
+}
 
+// The newest key, turned, and its value: lane l holds four values of each, two pairs.
+template <int kHead, Turn kTurn>
+struct NewestRow {
+  uint32_t key[2];
+  uint32_t value[2];
+
+  // Columns of the two halves of a lane's key values.
+  __device__ __forceinline__ static int column(int i) {
+    const int lane = threadIdx.x % 32;
+    return kTurn == Turn::kNeighbours ? lane * 4 + 2 * i : lane * 2 + i * (kHead / 2);
+  }
+  __device__ __forceinline__ static bool has_columns() { return threadIdx.x % 32 < kHead / 4; }
+
+  // `k` and `v` are the untouched rows, kHead values each.
+  __device__ __forceinline__ void load(const bf16* k, const bf16* v, const float* cosines,
+                                       const float* sines) {
+    if (!has_columns()) return;
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      key[i] = *reinterpret_cast<const uint32_t*>(k + column(i));
+      value[i] = *reinterpret_cast<const uint32_t*>(v + lane * 4 + 2 * i);
+    }
+    const float2 c = *reinterpret_cast<const float2*>(cosines + lane * 2);
+    const float2 s = *reinterpret_cast<const float2*>(sines + lane * 2);
+    float x[4] = {low_float(key[0]), high_float(key[0]), low_float(key[1]), high_float(key[1])};
+    if constexpr (kTurn == Turn::kNeighbours) {
+      turn_pair(x[0], x[1], c.x, s.x);
+      turn_pair(x[2], x[3], c.y, s.y);
+    } else {
+      turn_pair(x[0], x[2], c.x, s.x);
+      turn_pair(x[1], x[3], c.y, s.y);
+    }
+    key[0] = pack_2(x[0], x[1]);
+    key[1] = pack_2(x[2], x[3]);
+  }
+
+  __device__ __forceinline__ void store(bf16* k, bf16* v) const {
+    if (!has_columns()) return;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      *reinterpret_cast<uint32_t*>(k + column(i)) = key[i];
+      *reinterpret_cast<uint32_t*>(v + threadIdx.x % 32 * 4 + 2 * i) = value[i];
+    }
+  }
+
+  __device__ __forceinline__ void store_shared(uint32_t k, uint32_t v) const {
+    if (!has_columns()) return;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      store_shared_4(k + column(i) * 2, key[i]);
+      store_shared_4(v + threadIdx.x % 32 * 8 + 4 * i, value[i]);
+    }
+  }
+};
+
+// One warp's share of an item: tiles warp, warp + 4, … of the split, streamed through its ring.
+template <int kHead>
+class TileStream {
+ public:
+  using Shared = DecodeShared<kHead>;
+
+  __device__ TileStream(const DecodeArguments& p, uint32_t ring)
+      : p_(p), ring_(ring), warp_(threadIdx.x / 32), lane_(threadIdx.x % 32) {}
+
+  // Lane l: the page of the item's tile that is l-th of this warp, 0 for none.
+  template <bool kRacing>
+  __device__ __forceinline__ int load_page(const DecodeItem& item) const {
+    return load_page_of<kRacing>(item, item.begin / kTile + warp_ + kWarps * lane_);
+  }
+
+  // Starts the copies of the first tiles; `page` comes from load_page(item).
+  __device__ __forceinline__ void begin(const DecodeItem& item, int page) {
+    item_ = item;
+    first_ = item.begin / kTile + warp_;
+    tiles_ = max(0, ((item.end - item.begin + kTile - 1) / kTile - warp_ + kWarps - 1) / kWarps);
+    places_ = tile_place(p_, item, first_ + kWarps * lane_, page);
 #pragma unroll 1
-  for (int local = 0; local < Shared::kStages; ++local) {
-    if (local < tiles) fetch(local);
+    for (int local = 0; local < Shared::kStages; ++local) fetch(local);
+  }
+
+  __device__ __forceinline__ int tiles() const { return tiles_; }
+  __device__ __forceinline__ int first_key(int local) const {
+    return (first_ + kWarps * local) * kTile;
+  }
+  __device__ __forceinline__ int valid(int local) const { return item_.end - first_key(local); }
+  // Shared address of a tile's keys; its values follow.
+  __device__ __forceinline__ uint32_t shared(int local) const {
+    return ring_ + local % Shared::kStages * (2 * Shared::kTileBytes);
+  }
+
+  // Waits for the oldest tile that was not waited for.
+  __device__ __forceinline__ void wait() const {
+    cp_async_wait<Shared::kStages - 1>();
+    __syncwarp();
+  }
+
+  // Starts the copies that take the place of tile `local`, which the whole warp has read.
+  __device__ __forceinline__ void replace(int local) {
+    __syncwarp();
+    const int next = local + Shared::kStages;
+    if (next % 32 == 0) {
+      const int tile = first_ + kWarps * (next + lane_);
+      places_ = tile_place(p_, item_, tile, load_page_of<false>(item_, tile));
+    }
+    fetch(next);
+  }
+
+ private:
+  template <bool kRacing>
+  __device__ __forceinline__ int load_page_of(const DecodeItem& item, int tile) const {
+    if (tile * kTile >= item.end) return 0;
+    const int* entry =
+        p_.block_tables + int64_t(item.sequence) * p_.table_width + tile / p_.tiles_per_page;
+    const int page = kRacing ? load_racing(entry) : *entry;
+    return kRacing && (page < 0 || page >= p_.num_pages) ? 0 : page;
+  }
+
+  __device__ __forceinline__ void fetch(int local) const {
+    if (local < tiles_) {
+      const int64_t at =
+          int64_t(__shfl_sync(0xffffffffu, places_, local % 32)) * (kTile * kHead);
+      const uint32_t to = shared(local);
+      copy_rows<kHead, kTile, 32>(to, lane_, valid(local),
+                                  [&](int r) { return p_.k_cache + at + r * kHead; });
+      copy_rows<kHead, kTile, 32>(to + Shared::kTileBytes, lane_, valid(local),
+                                  [&](int r) { return p_.v_cache + at + r * kHead; });
+    }
     cp_async_commit();
   }
+
+  const DecodeArguments& p_;
+  const uint32_t ring_;
+  const int warp_;
+  const int lane_;
+  DecodeItem item_;
+  int first_;   // tile
+  int tiles_;   // of this warp
+  int places_;  // lane l: of the tile that is l-th of 32
+};
+
+// Attends to a stream that has begun.
+template <int kHead, Turn kTurn>
+__device__ __forceinline__ void attend(const DecodeArguments& p, const DecodeItem& item,
+                                       TileStream<kHead>& stream, SoftmaxState<kHead, 1>& state) {
+  using Shared = DecodeShared<kHead>;
+  const int lane = threadIdx.x % 32;
+  const int tiles = stream.tiles();
   QueryFragments<kHead, 1> q;
-  const bf16* rows = p.q + (int64_t(item.sequence) * p.nkv + item.kv_head) * p.ratio * kHead;
-  q.load([&](int row) { return row < p.ratio ? rows + row * kHead : nullptr; });
+  const bf16* row = p.q + int64_t(item.sequence) * p.q_stride;
+  const bf16* queries = row + item.kv_head * p.ratio * kHead;
+  q.load([&](int head) { return head < p.ratio ? queries + head * kHead : nullptr; });
+  // The newest key is the last one; it lies in the last tile of a warp of the last split.
+  const bool owns_newest = kTurn != Turn::kDone && item.split == item.splits - 1 && tiles > 0 &&
+                           stream.valid(tiles - 1) <= kTile;
+  NewestRow<kHead, kTurn> newest_row;
+  if constexpr (kTurn != Turn::kDone) {
+    const int64_t angles = int64_t(item.sequence) * (kHead / 2);
+    if (owns_newest) {
+      const bf16* key = row + (p.nkv * p.ratio + item.kv_head) * kHead;
+      newest_row.load(key, key + p.nkv * kHead, p.cosines + angles, p.sines + angles);
+    }
+    turn_queries<kHead, kTurn>(q, p.cosines + angles, p.sines + angles);
+  }
   state.clear();
 
 #pragma unroll 1
   for (int local = 0; local < tiles; ++local) {
-    cp_async_wait<Shared::kStages - 1>();
-    __syncwarp();
-    const uint32_t keys = ring + local % Shared::kStages * (2 * Shared::kTileBytes);
+    stream.wait();
+    const uint32_t keys = stream.shared(local);
+    const int valid = stream.valid(local);
+    if constexpr (kTurn != Turn::kDone) {
+      if (owns_newest && local == tiles - 1) {
+        const uint32_t to = keys + (valid - 1) * HeadLayout<kHead>::kRowBytes;
+        newest_row.store_shared(to, to + Shared::kTileBytes);
+        const int tile = (item.end - 1) / kTile;
+        const int page =
+            p.block_tables[int64_t(item.sequence) * p.table_width + tile / p.tiles_per_page];
+        const int64_t at = int64_t(tile_place(p, item, tile, page)) * kTile + valid - 1;
+        newest_row.store(p.k_cache + at * kHead, p.v_cache + at * kHead);
+        __syncwarp();
+      }
+    }
     float scores[1][2][4];
     multiply_keys<kHead, 1, 2>(q, keys, scores);
-    const int valid = item.end - (first + kWarps * local) * kTile;
     if (valid < kTile) {
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
@@ -198,31 +400,33 @@ __device__ __forceinline__ void attend(const DecodeArguments& p, const DecodeIte
     }
     state.update(scores, p.scale);
     multiply_values<kHead, 1, 2>(scores, keys + Shared::kTileBytes, state);
-    __syncwarp();
-    if (local + Shared::kStages < tiles) fetch(local + Shared::kStages);
-    cp_async_commit();
+    stream.replace(local);
   }
   cp_async_wait<0>();
   state.finish();
 }
 
-// Leaves the warps' sums in shared memory: out f32 [warp][ratio][kHead], sums [warp][16].
+// Leaves the warps' sums in shared memory, [warp][16], and of their outputs the columns of `round`:
+// f32 [warp][ratio][width].
 template <int kHead>
 __device__ __forceinline__ void store_state(const SoftmaxState<kHead, 1>& state, int ratio,
-                                            float scale, float* out, float2* sums) {
+                                            float scale, int round, int width, float* out,
+                                            float2* sums) {
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
+  const int first = round * width;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = lane / 4 + 8 * half;
     if (row >= ratio) continue;
-    float* to = out + (warp * ratio + row) * kHead + lane % 4 * 2;
+    float* to = out + (warp * ratio + row) * width + lane % 4 * 2 - first;
 #pragma unroll
     for (int n = 0; n < kHead / 8; ++n) {
+      if (n * 8 < first || n * 8 >= first + width) continue;
       *reinterpret_cast<float2*>(to + n * 8) =
           make_float2(state.out[0][n][2 * half], state.out[0][n][2 * half + 1]);
     }
-    if (lane % 4 == 0) {
+    if (lane % 4 == 0 && round == 0) {
       sums[warp * kMaxRatio + row] =
           make_float2(state.maximum[0][half] * scale, state.sum[0][half]);
     }
@@ -245,43 +449,49 @@ __device__ __forceinline__ void store_row(bf16* to, float4 value, float scale) {
                                              pack_2(value.z * scale, value.w * scale));
 }
 
-// Joins the splits of (sequence, KV head). `weights` holds ratio · splits floats of shared memory.
+// Joins the splits of (sequence, KV head). `scratch` holds 2 · ratio · splits floats of shared memory.
 template <int kHead>
 __device__ __forceinline__ void join_splits(const DecodeArguments& p, const DecodeItem& item,
-                                            float* weights) {
+                                            float* scratch) {
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
+  const int splits = item.splits;
   const int64_t head = int64_t(item.sequence) * p.nkv + item.kv_head;
   const float2* sums = p.partial_sum + head * p.split_slots * p.ratio;
+  float2* mine = reinterpret_cast<float2*>(scratch);
   for (int row = warp; row < p.ratio; row += kWarps) {
     float top = -INFINITY;
-    for (int s = lane; s < item.splits; s += 32) top = fmaxf(top, __ldcg(sums + s * p.ratio + row).x);
+    for (int s = lane; s < splits; s += 32) {
+      const float2 sum = __ldcg(sums + s * p.ratio + row);
+      mine[row * splits + s] = sum;
+      top = fmaxf(top, sum.x);
+    }
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) {
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, mask));
     }
     float total = 0.f;
-    for (int s = lane; s < item.splits; s += 32) {
-      const float2 sum = __ldcg(sums + s * p.ratio + row);
+    for (int s = lane; s < splits; s += 32) {
+      const float2 sum = mine[row * splits + s];
       const float weight = weight_of(sum.x, top);
-      weights[row * item.splits + s] = weight;
+      mine[row * splits + s].x = weight;
       total = fmaf(weight, sum.y, total);
     }
 #pragma unroll
     for (int mask = 16; mask > 0; mask /= 2) total += __shfl_xor_sync(0xffffffffu, total, mask);
     const float inverse = total > 0.f ? 1.f / total : 0.f;
-    for (int s = lane; s < item.splits; s += 32) weights[row * item.splits + s] *= inverse;
+    for (int s = lane; s < splits; s += 32) mine[row * splits + s].x *= inverse;
   }
   __syncthreads();
-  const float* parts = p.partial_out + head * p.split_slots * p.ratio * kHead;
   const int stride = p.ratio * kHead;
+  const float* parts = p.partial_out + head * p.split_slots * stride;
   for (int at = threadIdx.x * 4; at < stride; at += kThreads * 4) {
-    const float* weight = weights + at / kHead * item.splits;
+    const float2* weight = mine + at / kHead * splits;
     float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-#pragma unroll 8
-    for (int s = 0; s < item.splits; ++s) {
+#pragma unroll 16
+    for (int s = 0; s < splits; ++s) {
       add_scaled(sum, __ldcg(reinterpret_cast<const float4*>(parts + int64_t(s) * stride + at)),
-                 weight[s]);
+                 weight[s].x);
     }
     store_row(p.out + head * stride + at, sum, 1.f);
   }
@@ -301,31 +511,39 @@ __device__ __forceinline__ int arrive(int* counter) {
 // Joins the warps' sums; writes the rows, or this split's part and, as the last one, the rows.
 template <int kHead>
 __device__ __forceinline__ void finish_item(const DecodeArguments& p, const DecodeItem& item,
-                                            char* shared) {
-  const float* parts = reinterpret_cast<const float*>(shared);
-  const float2* sums = reinterpret_cast<const float2*>(shared + DecodeShared<kHead>::kRings);
+                                            const SoftmaxState<kHead, 1>& state, char* shared) {
+  float* parts = reinterpret_cast<float*>(shared + DecodeShared<kHead>::kFixed);
+  float2* sums = reinterpret_cast<float2*>(shared + DecodeShared<kHead>::kRings);
   const int stride = p.ratio * kHead;
   const int64_t head = int64_t(item.sequence) * p.nkv + item.kv_head;
   const int64_t slot = head * p.split_slots + item.split;
-  for (int at = threadIdx.x * 4; at < stride; at += kThreads * 4) {
-    const int row = at / kHead;
-    float top = -INFINITY;
+  const int width = kHead / p.rounds;
+#pragma unroll 1
+  for (int round = 0; round < p.rounds; ++round) {
+    if (round > 0) __syncthreads();  // the columns before are read
+    store_state(state, p.ratio, p.scale, round, width, parts, sums);
+    __syncthreads();
+    for (int at = threadIdx.x * 4; at < p.ratio * width; at += kThreads * 4) {
+      const int row = at / width;
+      const int to = row * kHead + round * width + at % width;
+      float top = -INFINITY;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) top = fmaxf(top, sums[w * kMaxRatio + row].x);
-    float4 out = make_float4(0.f, 0.f, 0.f, 0.f);
-    float total = 0.f;
+      for (int w = 0; w < kWarps; ++w) top = fmaxf(top, sums[w * kMaxRatio + row].x);
+      float4 out = make_float4(0.f, 0.f, 0.f, 0.f);
+      float total = 0.f;
 #pragma unroll
-    for (int w = 0; w < kWarps; ++w) {
-      const float2 sum = sums[w * kMaxRatio + row];
-      const float weight = weight_of(sum.x, top);
-      total = fmaf(weight, sum.y, total);
-      add_scaled(out, *reinterpret_cast<const float4*>(parts + w * stride + at), weight);
-    }
-    if (item.splits == 1) {
-      store_row(p.out + head * stride + at, out, total > 0.f ? 1.f / total : 0.f);
-    } else {
-      *reinterpret_cast<float4*>(p.partial_out + slot * stride + at) = out;
-      if (at % kHead == 0) p.partial_sum[slot * p.ratio + row] = make_float2(top, total);
+      for (int w = 0; w < kWarps; ++w) {
+        const float2 sum = sums[w * kMaxRatio + row];
+        const float weight = weight_of(sum.x, top);
+        total = fmaf(weight, sum.y, total);
+        add_scaled(out, *reinterpret_cast<const float4*>(parts + w * p.ratio * width + at), weight);
+      }
+      if (item.splits == 1) {
+        store_row(p.out + head * stride + to, out, total > 0.f ? 1.f / total : 0.f);
+      } else {
+        *reinterpret_cast<float4*>(p.partial_out + slot * stride + to) = out;
+        if (to % kHead == 0) p.partial_sum[slot * p.ratio + row] = make_float2(top, total);
+      }
     }
   }
   if (item.splits == 1) return;
@@ -337,50 +555,64 @@ __device__ __forceinline__ void finish_item(const DecodeArguments& p, const Deco
     if (last) p.arrivals[head] = 0;
   }
   __syncthreads();
-  if (!last) return;
-  join_splits<kHead>(p, item, reinterpret_cast<float*>(shared));
+  if (last) join_splits<kHead>(p, item, parts);
 }
 
-template <int kHead>
+template <int kHead, Turn kTurn>
 __global__ void __launch_bounds__(kThreads, 2) decode_attention_kernel(const DecodeArguments p) {
   using Shared = DecodeShared<kHead>;
   extern __shared__ __align__(16) char shared[];
   pdl_trigger();
-  prefetch_item<kHead>(p);
+  clear_padding<kHead>(shared, kWarps * Shared::kStages * 2 * kTile);
+  if (HeadLayout<kHead>::kHasPadding) __syncthreads();
+  TileStream<kHead> stream(p, shared_address(shared) + threadIdx.x / 32 * Shared::kRingBytes);
+  DecodeItem early{-1, 0, 0, 0, 0, 0};
+  int early_page = 0;
+  if constexpr (kTurn == Turn::kDone) {
+    prefetch_item<kHead>(p);
+  } else {
+    ItemFinder finder;
+    early = find_item<true>(p, finder, blockIdx.x);
+    if (early.sequence >= 0) {
+      early_page = stream.template load_page<true>(early);
+      stream.begin(early, early_page);
+    }
+  }
   pdl_wait();
 
   ItemFinder finder;
-  const uint32_t ring = shared_address(shared) + threadIdx.x / 32 * Shared::kRingBytes;
+  int index = blockIdx.x;
+  DecodeItem item = find_item<false>(p, finder, index);
+  if (item.sequence >= 0) {
+    const int page = stream.template load_page<false>(item);
+    if (!(item == early && __all_sync(0xffffffffu, page == early_page))) {
+      cp_async_wait<0>();  // what was begun too early was in vain
+      __syncwarp();
+      stream.begin(item, page);
+    }
+  } else {
+    cp_async_wait<0>();
+  }
 #pragma unroll 1
-  for (int index = blockIdx.x;; index += gridDim.x) {
-    const DecodeItem item = find_item<false>(p, finder, index);
-    if (item.sequence < 0) return;
-    // The sums of the item before lay where the padding belongs.
-    clear_padding<kHead>(shared, kWarps * Shared::kStages * 2 * kTile);
-    if (HeadLayout<kHead>::kHasPadding) __syncthreads();
+  while (item.sequence >= 0) {
+    // The next item is found while this one's tiles arrive, and begins while this one is finished.
+    index += gridDim.x;
+    const DecodeItem next = find_item<false>(p, finder, index);
+    const int page = next.sequence >= 0 ? stream.template load_page<false>(next) : 0;
     SoftmaxState<kHead, 1> state;
-    attend<kHead>(p, item, ring, state);
-    __syncthreads();  // the rings are free
-    store_state(state, p.ratio, p.scale, reinterpret_cast<float*>(shared),
-                reinterpret_cast<float2*>(shared + Shared::kRings));
-    __syncthreads();
-    finish_item<kHead>(p, item, shared);
-    __syncthreads();  // shared memory is free
+    attend<kHead, kTurn>(p, item, stream, state);
+    if (next.sequence >= 0) stream.begin(next, page);
+    finish_item<kHead>(p, item, state, shared);
+    __syncthreads();  // the sums' place is free
+    item = next;
   }
 }
 
-}  // namespace
-
-Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
-                        const Tensor& block_tables, const Tensor& context_lens, float scale) {
-  const AttentionShape shape = attention_shape(q, k_cache, v_cache, block_tables, context_lens);
-  if (q.size(0) != shape.sequences) {
-    fail("q has " + std::to_string(q.size(0)) + " rows; expected one for each of " +
-         std::to_string(shape.sequences) + " sequences");
-  }
-  Context& context = q.context();
-  DecodeArguments p{};
-  p.q = q.ptr<bf16>();
+// Derives the rest of `p` and calls start(p, blocks) with what it needs alive.
+template <class Start>
+Tensor run(Context& context, const AttentionShape& shape, const Tensor& k_cache,
+           const Tensor& v_cache, const Tensor& block_tables, const Tensor& context_lens,
+           float scale, DecodeArguments p, const Start& start) {
   p.k_cache = k_cache.ptr<bf16>();
   p.v_cache = v_cache.ptr<bf16>();
   p.block_tables = block_tables.ptr<int>();
@@ -393,10 +625,11 @@ Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_
   p.num_pages = static_cast<int>(k_cache.size(0));
   p.scale = scale * kLog2E;
   // The longest contexts fill the device from one sequence: a block for each multiprocessor.
-  p.most_splits = std::max(1, context.sm_count() / shape.nkv);
+  // (Joining them needs 2 floats of shared memory each, where the warps' outputs had kHead · 4.)
+  p.most_splits = std::max(1, std::min(context.sm_count() / shape.nkv, shape.head / 2));
   const int64_t longest = int64_t(shape.table_width) * shape.block_size;
-  p.split_slots = static_cast<int>(
-      std::min<int64_t>(p.most_splits, std::max<int64_t>(1, (longest + kLeastSplit - 1) / kLeastSplit)));
+  p.split_slots = static_cast<int>(std::min<int64_t>(
+      p.most_splits, longest <= kWhole ? 1 : (longest + kLeastSplit - 1) / kLeastSplit));
 
   const int64_t heads = int64_t(shape.sequences) * shape.nkv;
   Tensor out = context.empty({shape.sequences, int64_t(shape.nq) * shape.head}, DType::kBF16);
@@ -409,13 +642,75 @@ Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_
     p.partial_sum = partial_sum.ptr<float2>();
     p.arrivals = static_cast<int*>(context.workspace(heads * sizeof(int)));
   }
-  const int64_t blocks = std::min<int64_t>(2 * context.sm_count(), heads * p.split_slots);
-  with_head_size(shape.head, [&](auto head) {
-    constexpr int kHead = decltype(head)::value;
-    launch(context, decode_attention_kernel<kHead>, dim3(static_cast<unsigned>(blocks)),
-           dim3(kThreads), DecodeShared<kHead>::kBytes, p);
-  });
+  start(p, static_cast<unsigned>(
+               std::min<int64_t>(2 * context.sm_count(), heads * p.split_slots)));
   return out;
+}
+
+template <int kHead, Turn kTurn>
+void start_kernel(Context& context, DecodeArguments p, unsigned blocks) {
+  // Two blocks shall fit a multiprocessor; each costs 1 KiB besides its own.
+  using Shared = DecodeShared<kHead>;
+  const int limit = (static_cast<int>(context.max_shared_bytes()) + 1024) / 2 - 1024 - 64;
+  p.rounds = 1;
+  while (p.rounds < 4 && Shared::bytes(p.ratio, p.rounds) > limit) p.rounds *= 2;
+  launch(context, decode_attention_kernel<kHead, kTurn>, dim3(blocks), dim3(kThreads),
+         Shared::bytes(p.ratio, p.rounds), p);
+}
+
+}  // namespace
+
+Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
+                        const Tensor& block_tables, const Tensor& context_lens, float scale) {
+  const AttentionShape shape = attention_shape(q, k_cache, v_cache, block_tables, context_lens);
+  if (q.size(0) != shape.sequences) {
+    fail("q has " + std::to_string(q.size(0)) + " rows; expected one for each of " +
+         std::to_string(shape.sequences) + " sequences");
+  }
+  DecodeArguments p{};
+  p.q = q.ptr<bf16>();
+  p.q_stride = shape.nq * shape.head;
+  return run(q.context(), shape, k_cache, v_cache, block_tables, context_lens, scale, p,
+             [&](const DecodeArguments& p, unsigned blocks) {
+               with_head_size(shape.head, [&](auto head) {
+                 start_kernel<decltype(head)::value, Turn::kDone>(q.context(), p, blocks);
+               });
+             });
+}
+
+Tensor rope_decode_attention(const Tensor& qkv, const Tensor& cos, const Tensor& sin,
+                             const Tensor& k_cache, const Tensor& v_cache,
+                             const Tensor& block_tables, const Tensor& context_lens, int nq,
+                             bool interleaved, float scale) {
+  expect(k_cache, "k_cache", DType::kBF16, {-1, -1, -1, -1});
+  const int64_t nkv = k_cache.size(1), head = k_cache.size(3);
+  if (nq < 1) fail("nq is " + std::to_string(nq) + "; expected at least 1");
+  expect(context_lens, "context_lens", DType::kI32, {-1});
+  const int64_t rows = context_lens.size(0);
+  expect(qkv, "qkv", DType::kBF16, {rows, (nq + 2 * nkv) * head});
+  expect(cos, "cos", DType::kF32, {rows, head / 2});
+  expect(sin, "sin", DType::kF32, {rows, head / 2});
+  const Tensor heads = qkv.view({rows, nq + 2 * nkv, head});
+  AttentionShape shape =
+      attention_shape(heads, k_cache, v_cache, block_tables, context_lens, nq);
+  DecodeArguments p{};
+  p.q = qkv.ptr<bf16>();
+  p.q_stride = static_cast<int>(qkv.size(1));
+  p.cosines = cos.ptr<float>();
+  p.sines = sin.ptr<float>();
+  Context& context = qkv.context();
+  return run(context, shape, k_cache, v_cache, block_tables, context_lens, scale, p,
+             [&](const DecodeArguments& p, unsigned blocks) {
+               if (head == 128) {
+                 interleaved ? start_kernel<128, Turn::kNeighbours>(context, p, blocks)
+                             : start_kernel<128, Turn::kHalves>(context, p, blocks);
+               } else if (head == 32) {
+                 interleaved ? start_kernel<32, Turn::kNeighbours>(context, p, blocks)
+                             : start_kernel<32, Turn::kHalves>(context, p, blocks);
+               } else {
+                 fail("head size " + std::to_string(head) + "; expected 32 or 128");
+               }
+             });
 }
 
 }  // namespace ernie

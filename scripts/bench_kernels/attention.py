@@ -18,10 +18,10 @@ import kernels
 PEAK_BYTES = 4.3e12
 PEAK_FLOPS = 790e12
 NQ, NKV, HEAD, BLOCK = 20, 4, 128, 64
-DECODE = [(b, c) for b in (1, 8, 32, 128, 256) for c in (512, 8192)] + [(1, 1024), (1, 131072)]
+DECODE = [(b, c) for b in (1, 8, 64, 256) for c in (300, 512, 1024, 8192)] + [(1, 131072)]
 PREFILL = (2048, 8192, 30000)
 PATCHES = (1024, 4960, 65536)
-TORCH_DECODE = ((1, 8192), (32, 8192))
+TORCH_DECODE = ((1, 8192), (64, 8192))
 
 
 def median_seconds(context: Any, calls: list[Callable[[], object]], repeats: int = 9) -> float:
@@ -98,6 +98,16 @@ def bench_decode(context: Any) -> None:
             for t in tables
         ]
         _line(f"decode {sequences} x {tokens}", median_seconds(context, calls), nbytes, PEAK_BYTES)
+        if tokens <= 1024:
+            qkv = _give(context, _normal(sequences, (NQ + 2 * NKV) * HEAD))
+            turns = _give(context, torch.rand(sequences, HEAD // 2, device="cuda"))
+            calls = [
+                lambda t=t, a=(qkv, turns, turns, k, v), n=lens: kernels.rope_decode_attention(
+                    *a, t, n, NQ, True, HEAD**-0.5
+                )
+                for t in tables
+            ]
+            _line("    with rope", median_seconds(context, calls), nbytes, PEAK_BYTES)
         if (sequences, tokens) in TORCH_DECODE:
             rows = _normal(sequences, NQ, 1, HEAD)
             flat = [x[:blocks].view(sequences, NKV, tokens, HEAD) for x in (keys, values)]
@@ -144,6 +154,8 @@ def bench_vision(context: Any) -> None:
             repeats=5,
         )
         _line(f"vision {patches}", seconds, flops, PEAK_FLOPS)
+        if patches > 10000:
+            continue
         q, k, v = qkv.view(1, patches, 3, heads, head).permute(2, 0, 3, 1, 4).contiguous()
         seconds = torch_seconds(
             lambda q=q, k=k, v=v: torch.nn.functional.scaled_dot_product_attention(q, k, v), 3
@@ -156,3 +168,7 @@ def main() -> None:
     bench_decode(context)
     bench_prefill(context)
     bench_vision(context)
+
+
+if __name__ == "__main__":
+    main()

@@ -211,6 +211,45 @@ def test_a_captured_decode_follows_lengths_that_change(ctx):
             _assert_as_good_as_torch(rows[s : s + 1], q[s : s + 1], keys, values, [length], MAIN)
 
 
+@pytest.mark.parametrize("interleaved", [True, False])
+@pytest.mark.parametrize(
+    "heads", [MAIN, Heads(16, 2, 128, 16), Heads(16, 1, 128, 48), Heads(6, 2, 32, 16)], ids=str
+)
+def test_turning_in_the_same_launch_gives_the_same_bits(ctx, heads, interleaved):
+    contexts = [1, 2, 16, 17, 64, 65, 0, 128, 129, 1000, 5000]
+    cache = Cache(heads, contexts)
+    rows = len(contexts)
+    qkv = _normal(rows, (heads.nq + 2 * heads.nkv) * heads.size)
+    angles = torch.rand(rows, heads.size // 2, device="cuda") * 50
+    turns = [_give(ctx, qkv), _give(ctx, angles.cos()), _give(ctx, angles.sin())]
+    newest = [max(0, length - 1) for length in contexts]
+    blocks = [cache.tables[s, at // heads.block_size].item() for s, at in enumerate(newest)]
+    slots = torch.tensor(
+        [
+            block * heads.block_size + at % heads.block_size if length else -1
+            for block, at, length in zip(blocks, newest, contexts, strict=True)
+        ],
+        device="cuda",
+    )
+    for s, at in enumerate(newest):
+        if contexts[s]:
+            cache.k[blocks[s], :, at % heads.block_size] = NAN
+            cache.v[blocks[s], :, at % heads.block_size] = NAN
+    other = [cache.k.clone(), cache.v.clone()]
+    k, v, *places = cache.arguments(ctx)
+    q = kernels.rope_kv_write(*turns, _give(ctx, slots), k, v, heads.nq, interleaved)
+    apart = _take(ctx, kernels.decode_attention(q, k, v, *places, heads.scale)).clone()
+    copies = [_give(ctx, t) for t in other]
+    together = _take(
+        ctx,
+        kernels.rope_decode_attention(*turns, *copies, *places, heads.nq, interleaved, heads.scale),
+    )
+    assert torch.isfinite(together).all()
+    assert torch.equal(together, apart)
+    for ours, theirs in zip(other, (cache.k, cache.v), strict=True):
+        assert torch.equal(ours.view(torch.int16), theirs.view(torch.int16))
+
+
 def _prefill(ctx, heads, cache, q, lens):
     """The result, computed into memory that held NaN before."""
     starts = [0, *torch.tensor(lens).cumsum(0).tolist()]

@@ -29,6 +29,16 @@ Tensor rope_kv_write(const Tensor& qkv, const Tensor& cos, const Tensor& sin, co
 Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                         const Tensor& block_tables, const Tensor& context_lens, float scale);
 
+// rope_kv_write and decode_attention in one launch, with the same results: qkv bf16
+// [S, (nq + 2 nkv) d] before the turn; the newest key and value, at context_lens[s] - 1, are written
+// to the cache by way of block_tables. cos, sin f32 [S, d / 2]; d is 32 or 128. Older keys are read
+// while the kernel before may still run: a copy or the start of a graph, which wait for all earlier
+// work, must lie between the launch that wrote them and this one.
+Tensor rope_decode_attention(const Tensor& qkv, const Tensor& cos, const Tensor& sin,
+                             const Tensor& k_cache, const Tensor& v_cache,
+                             const Tensor& block_tables, const Tensor& context_lens, int nq,
+                             bool interleaved, float scale);
+
 // Rows query_starts[s] … query_starts[s + 1] - 1 are the last tokens of sequence s, whose context
 // of context_lens[s] keys includes them; each sees the keys up to its own. No sequence may have more
 // than max_query_len rows. q bf16 [T, nq, d], query_starts i32 [S + 1] → bf16 [T, nq · d].

@@ -23,15 +23,17 @@ struct AttentionShape {
   int table_width;  // blocks
 };
 
+// `nq` is given where q carries more heads than the query's.
 inline AttentionShape attention_shape(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
-                                      const Tensor& block_tables, const Tensor& context_lens) {
+                                      const Tensor& block_tables, const Tensor& context_lens,
+                                      int64_t nq = 0) {
   expect(k_cache, "k_cache", DType::kBF16, {-1, -1, -1, -1});
   const int64_t nkv = k_cache.size(1), block_size = k_cache.size(2), head = k_cache.size(3);
   expect(v_cache, "v_cache", DType::kBF16, {k_cache.size(0), nkv, block_size, head});
   expect(q, "q", DType::kBF16, {-1, -1, head});
   expect(context_lens, "context_lens", DType::kI32, {-1});
   expect(block_tables, "block_tables", DType::kI32, {context_lens.size(0), -1});
-  const int64_t nq = q.size(1);
+  if (nq == 0) nq = q.size(1);
   if (nkv < 1 || nq % nkv != 0 || nq / nkv < 1 || nq / nkv > 16) {
     fail("q has " + std::to_string(nq) + " heads over " + std::to_string(nkv) +
          " KV heads; expected 1 to 16 for each KV head");

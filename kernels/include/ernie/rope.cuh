@@ -5,17 +5,19 @@
 
 namespace ernie {
 
-// (a, b) → (a cos - b sin, b cos + a sin), pair by pair.
+// (a, b) → (a cos - b sin, b cos + a sin), with the same roundings wherever it is inlined.
+__device__ __forceinline__ void turn_pair(float& a, float& b, float cosine, float sine) {
+  const float first = a;
+  a = fmaf(a, cosine, -(b * sine));
+  b = fmaf(b, cosine, first * sine);
+}
+
 __device__ __forceinline__ void turn_pairs(float (&a)[4], float (&b)[4], float4 cosine,
                                            float4 sine) {
   const float c[4] = {cosine.x, cosine.y, cosine.z, cosine.w};
   const float s[4] = {sine.x, sine.y, sine.z, sine.w};
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    const float first = a[i];
-    a[i] = first * c[i] - b[i] * s[i];
-    b[i] = b[i] * c[i] + first * s[i];
-  }
+  for (int i = 0; i < 4; ++i) turn_pair(a[i], b[i], c[i], s[i]);
 }
 
 __device__ __forceinline__ void load_4(const bf16* from, float (&f)[4]) {
