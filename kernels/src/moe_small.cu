@@ -8,19 +8,18 @@
 namespace ernie {
 namespace {
 
-template <bool kGated, int kSplit, int kTiles, int kSteps = 1>
+template <bool kGated, class Shape>
 void run(Context& context, StreamJob& job, const ExpertTuning& tuning) {
-  using Shape = StreamShape<kSplit, kTiles, kSteps>;
   const int weight_rows = kGated ? 2 * job.rows : job.rows;
   job.tiles = (weight_rows + Shape::kRows - 1) / Shape::kRows;
+  job.evict_first = tuning.evict_first;
   size_t shared = Shape::shared_bytes(job.tokens, job.groups.pairs);
-  // One block to a multiprocessor, also while the router still holds some of them: two blocks of the
-  // up product must not fit, one beside a block of the down product should.
-  if (kGated && tuning.blocks_per_sm == 1) {
+  // One block to a multiprocessor, also while the router still holds some of them.
+  if (tuning.blocks_per_sm == 1) {
     shared = std::max(shared, context.max_shared_bytes() / 2 + 1024);
   }
   const int items = std::min(job.groups.num_groups, job.groups.pairs) * job.tiles;
-  launch(context, weight_stream<kGated, true, kSplit, kTiles, kSteps>,
+  launch(context, weight_stream<kGated, true, Shape>,
          std::min(items, context.sm_count() * tuning.blocks_per_sm), kStreamThreads, shared, job);
 }
 
@@ -28,25 +27,20 @@ void run(Context& context, StreamJob& job, const ExpertTuning& tuning) {
 // tall tiles, because every tile reads its expert's tokens again.
 template <bool kGated>
 void run_any(Context& context, StreamJob& job, const ExpertTuning& tuning) {
-  int tile_rows = tuning.tile_rows;
-  const bool deep = tuning.stage_kb == 32;
-  job.groups.prefetched = tuning.prefetched;
-  if (tile_rows == 0) tile_rows = job.tokens <= 8 ? 32 : job.tokens <= 32 ? 64 : 128;
+  const int stages = tuning.stages ? tuning.stages : job.tokens <= 8 ? 10 : 8;
+  const int kb = tuning.stage_kb;
   if (job.tokens <= 8) {
-    if (tile_rows == 16) return run<kGated, 8, 1>(context, job, tuning);
-    if (tile_rows == 32) return run<kGated, 4, 1>(context, job, tuning);
-    if (tile_rows == 64) return run<kGated, 2, 1>(context, job, tuning);
+    if (stages == 10) return run<kGated, StreamShape<4, 1, 10>>(context, job, tuning);
+    if (stages == 5) return run<kGated, StreamShape<4, 1, 5>>(context, job, tuning);
   } else if (job.tokens <= 32) {
-    if (tile_rows == 32) return run<kGated, 4, 4>(context, job, tuning);
-    if (tile_rows == 64) return run<kGated, 2, 4>(context, job, tuning);
-    if (tile_rows == 128 && deep) return run<kGated, 1, 4, 2>(context, job, tuning);
-    if (tile_rows == 128) return run<kGated, 1, 4>(context, job, tuning);
+    if (stages == 8) return run<kGated, StreamShape<2, 4, 8>>(context, job, tuning);
+    if (stages == 4) return run<kGated, StreamShape<2, 4, 4>>(context, job, tuning);
   } else {
-    if (tile_rows == 64) return run<kGated, 2, 8>(context, job, tuning);
-    if (tile_rows == 128 && deep) return run<kGated, 1, 8, 2>(context, job, tuning);
-    if (tile_rows == 128) return run<kGated, 1, 8>(context, job, tuning);
+    if (kb == 32) return run<kGated, StreamShape<1, 8, 4, 2>>(context, job, tuning);
+    if (stages == 8) return run<kGated, StreamShape<1, 8, 8>>(context, job, tuning);
+    if (stages == 4) return run<kGated, StreamShape<1, 8, 4>>(context, job, tuning);
   }
-  fail("there is no tile of " + std::to_string(tile_rows) + " rows for " +
+  fail("there is no pipeline of " + std::to_string(stages) + " stages for " +
        std::to_string(job.tokens) + " tokens");
 }
 

@@ -17,13 +17,13 @@ void check_extent(int64_t value, const char* name, int64_t limit) {
 
 template <bool kGated, int kSplit, int kTiles>
 void run(Context& context, StreamJob& job) {
-  using Shape = StreamShape<kSplit, kTiles>;
+  using Shape = StreamShape<kSplit, kTiles, kTiles == 1 ? 5 : 4>;
   const int weight_rows = kGated ? 2 * job.rows : job.rows;
   job.tiles = (weight_rows + Shape::kRows - 1) / Shape::kRows;
   const size_t shared = Shape::shared_bytes(job.tokens, 0);
   const int fitting = static_cast<int>((context.max_shared_bytes() + 1024) / (shared + 1024));
   const int blocks = context.sm_count() * std::clamp(fitting, 1, 2);
-  launch(context, weight_stream<kGated, false, kSplit, kTiles>, std::min(job.tiles, blocks),
+  launch(context, weight_stream<kGated, false, Shape>, std::min(job.tiles, blocks),
          kStreamThreads, shared, job);
 }
 
