@@ -8,23 +8,25 @@
 namespace ernie {
 namespace {
 
-constexpr int kThreads = 512;
-constexpr int kVectors = 4;  // of eight columns, for each thread
-constexpr int kMaxColumns = kThreads * kVectors * 8;
+constexpr int kMaxThreads = 512;
+constexpr int kMaxVectors = 4;  // of eight columns, for each thread
+constexpr int kMaxColumns = kMaxThreads * kMaxVectors * 8;
 
 // One block for each token; each thread keeps its columns in registers from the sum to the norm.
-template <bool kNorm>
-__global__ void __launch_bounds__(kThreads)
+// Rows of one vector to a thread leave room for several blocks on a multiprocessor.
+template <bool kNorm, int kVectors>
+__global__ void __launch_bounds__(kMaxThreads, kVectors == 1 ? 2 : 1)
     combine(const bf16* y, const float* weights, const bf16* residual, const bf16* norm_w,
             float eps, int slots, int columns, bf16* out, bf16* sum_out) {
-  __shared__ float scratch[kThreads / 32];
+  __shared__ float scratch[kMaxThreads / 32];
+  const int threads = blockDim.x;
   pdl_trigger();
   const int vectors = columns / 8;
   uint4 scale[kVectors];
   if (kNorm) {
 #pragma unroll
     for (int i = 0; i < kVectors; ++i) {
-      const int v = threadIdx.x + i * kThreads;
+      const int v = threadIdx.x + i * threads;
       if (v < vectors) scale[i] = load_16(norm_w + v * 8);
     }
   }
@@ -37,7 +39,7 @@ __global__ void __launch_bounds__(kThreads)
   float square = 0.f;
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
-    const int v = threadIdx.x + i * kThreads;
+    const int v = threadIdx.x + i * threads;
     if (v >= vectors) continue;
 #pragma unroll
     for (int c = 0; c < 8; ++c) sum[i][c] = 0.f;
@@ -62,10 +64,15 @@ __global__ void __launch_bounds__(kThreads)
   }
   if (!kNorm) return;
 
-  const float inverse = rsqrtf(block_sum<kThreads>(square, scratch) / columns + eps);
+  square = warp_sum(square);
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = square;
+  __syncthreads();
+  square = 0.f;
+  for (int w = 0; w < threads / 32; ++w) square += scratch[w];
+  const float inverse = rsqrtf(square / columns + eps);
 #pragma unroll
   for (int i = 0; i < kVectors; ++i) {
-    const int v = threadIdx.x + i * kThreads;
+    const int v = threadIdx.x + i * threads;
     if (v >= vectors) continue;
     float part[8];
     unpack_8(scale[i], part);
@@ -75,8 +82,19 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+template <bool kNorm>
+void run(Context& context, const Tensor& y, const Tensor& weights, const bf16* residual,
+         const bf16* norm_w, float eps, bf16* out, bf16* sum) {
+  const int columns = static_cast<int>(y.size(1));
+  const int vectors = columns / 8;
+  const int threads = vectors < kMaxThreads ? (vectors + 31) / 32 * 32 : kMaxThreads;
+  launch(context, vectors <= kMaxThreads ? combine<kNorm, 1> : combine<kNorm, kMaxVectors>,
+         static_cast<int>(weights.size(0)), threads, 0, y.ptr<bf16>(), weights.ptr<float>(),
+         residual, norm_w, eps, static_cast<int>(weights.size(1)), columns, out, sum);
+}
+
 struct Extents {
-  int tokens, slots, columns;
+  int64_t tokens, columns;
 };
 
 Extents check(const Tensor& y, const Tensor& weights) {
@@ -87,8 +105,7 @@ Extents check(const Tensor& y, const Tensor& weights) {
     fail("y has " + std::to_string(columns) + " columns, expected a multiple of 8 up to " +
          std::to_string(kMaxColumns));
   }
-  return {static_cast<int>(weights.size(0)), static_cast<int>(weights.size(1)),
-          static_cast<int>(columns)};
+  return {weights.size(0), columns};
 }
 
 }  // namespace
@@ -97,8 +114,7 @@ Tensor moe_combine(const Tensor& y, const Tensor& weights) {
   const Extents e = check(y, weights);
   Context& context = y.context();
   Tensor out = context.empty({e.tokens, e.columns}, DType::kBF16);
-  launch(context, combine<false>, e.tokens, kThreads, 0, y.ptr<bf16>(), weights.ptr<float>(),
-         nullptr, nullptr, 0.f, e.slots, e.columns, out.ptr<bf16>(), nullptr);
+  run<false>(context, y, weights, nullptr, nullptr, 0.f, out.ptr<bf16>(), nullptr);
   return out;
 }
 
@@ -111,9 +127,8 @@ std::pair<Tensor, Tensor> moe_combine_add_rms_norm(const Tensor& y, const Tensor
   Context& context = y.context();
   Tensor out = context.empty({e.tokens, e.columns}, DType::kBF16);
   Tensor sum = context.empty({e.tokens, e.columns}, DType::kBF16);
-  launch(context, combine<true>, e.tokens, kThreads, 0, y.ptr<bf16>(), weights.ptr<float>(),
-         residual.ptr<bf16>(), norm_w.ptr<bf16>(), eps, e.slots, e.columns, out.ptr<bf16>(),
-         sum.ptr<bf16>());
+  run<true>(context, y, weights, residual.ptr<bf16>(), norm_w.ptr<bf16>(), eps, out.ptr<bf16>(),
+            sum.ptr<bf16>());
   return {out, sum};
 }
 

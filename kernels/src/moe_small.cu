@@ -23,25 +23,31 @@ void run(Context& context, StreamJob& job, const ExpertTuning& tuning) {
          std::min(items, context.sm_count() * tuning.blocks_per_sm), kStreamThreads, shared, job);
 }
 
+// The deeper pipeline, unless the device has no room for it or the caller wants the other.
+template <bool kGated, class Deep, class Shallow>
+void run_either(Context& context, StreamJob& job, const ExpertTuning& tuning) {
+  const bool fits =
+      Deep::shared_bytes(job.tokens, job.groups.pairs) <= context.max_shared_bytes();
+  const int stages = tuning.stages ? tuning.stages : fits ? Deep::kStages : Shallow::kStages;
+  if (stages == Deep::kStages) return run<kGated, Deep>(context, job, tuning);
+  if (stages == Shallow::kStages) return run<kGated, Shallow>(context, job, tuning);
+  fail("there is no pipeline of " + std::to_string(stages) + " stages for " +
+       std::to_string(job.tokens) + " tokens");
+}
+
 // Few tokens: small tiles, because few experts are active and their tiles must spread evenly. Many:
 // tall tiles, because every tile reads its expert's tokens again.
 template <bool kGated>
 void run_any(Context& context, StreamJob& job, const ExpertTuning& tuning) {
-  const int stages = tuning.stages ? tuning.stages : job.tokens <= 8 ? 10 : 8;
-  const int kb = tuning.stage_kb;
   if (job.tokens <= 8) {
-    if (stages == 10) return run<kGated, StreamShape<4, 1, 10>>(context, job, tuning);
-    if (stages == 5) return run<kGated, StreamShape<4, 1, 5>>(context, job, tuning);
+    run_either<kGated, StreamShape<4, 1, 10>, StreamShape<4, 1, 5>>(context, job, tuning);
   } else if (job.tokens <= 32) {
-    if (stages == 8) return run<kGated, StreamShape<2, 4, 8>>(context, job, tuning);
-    if (stages == 4) return run<kGated, StreamShape<2, 4, 4>>(context, job, tuning);
+    run_either<kGated, StreamShape<2, 4, 8>, StreamShape<2, 4, 4>>(context, job, tuning);
+  } else if (tuning.stage_kb == 32) {
+    run<kGated, StreamShape<1, 8, 4, 2>>(context, job, tuning);
   } else {
-    if (kb == 32) return run<kGated, StreamShape<1, 8, 4, 2>>(context, job, tuning);
-    if (stages == 8) return run<kGated, StreamShape<1, 8, 8>>(context, job, tuning);
-    if (stages == 4) return run<kGated, StreamShape<1, 8, 4>>(context, job, tuning);
+    run_either<kGated, StreamShape<1, 8, 8>, StreamShape<1, 8, 4>>(context, job, tuning);
   }
-  fail("there is no pipeline of " + std::to_string(stages) + " stages for " +
-       std::to_string(job.tokens) + " tokens");
 }
 
 StreamJob make_job(Routing& routing, const Tensor& table, const char* name, int first_group,

@@ -204,7 +204,8 @@ def bench_tuning(context: Any, rng: np.random.Generator) -> None:
             _line(f"experts {count} {choice}", seconds, active * 6.0 * WIDTH * HIDDEN)
 
 
-def bench_large_route(context: Any, rng: np.random.Generator) -> None:
+def bench_prefill(context: Any, rng: np.random.Generator) -> None:
+    """moe_route and the combination for chunks of a prompt; bytes are those of their inputs."""
     layer = Layer.__new__(Layer)
     layer.gate = context.upload(rng.standard_normal((EXPERTS, HIDDEN)).astype(np.float32))
     layer.bias = context.upload(np.zeros(EXPERTS, np.float32))
@@ -212,6 +213,15 @@ def bench_large_route(context: Any, rng: np.random.Generator) -> None:
         x = _random(context, rng, count, HIDDEN)
         seconds = median_seconds(context, [lambda x=x: layer.route(x)] * 4)
         _line(f"route {count}", seconds, 2.0 * count * HIDDEN)
+        y, weights = _random(context, rng, count * SLOTS, HIDDEN), layer.route(x).weights
+        norm = _random(context, rng, HIDDEN)
+        calls = [
+            lambda x=x, y=y, weights=weights, norm=norm: kernels.moe_combine_add_rms_norm(
+                y, weights, x, norm, 1e-5
+            )
+        ] * 4
+        nbytes = 2.0 * count * (SLOTS + 3) * HIDDEN
+        _line(f"combine + norm {count}", median_seconds(context, calls), nbytes)
 
 
 def main(areas: list[str]) -> None:
@@ -226,7 +236,7 @@ def main(areas: list[str]) -> None:
     if "tuning" in areas:
         bench_tuning(context, rng)
     if not areas or "route" in areas:
-        bench_large_route(context, rng)
+        bench_prefill(context, rng)
 
 
 if __name__ == "__main__":

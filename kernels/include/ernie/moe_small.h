@@ -16,7 +16,7 @@ constexpr int kSmallPairs = 4096;
 
 // What the bench varies; the defaults are what it found best.
 struct ExpertTuning {
-  int stages = 0;         // of the pipeline: 5 or 10 up to 8 tokens, 4 or 8 above; 0: the larger
+  int stages = 0;         // of the pipeline: 5 or 10 up to 8 tokens, 4 or 8 above; 0: the most that fits
   int blocks_per_sm = 1;  // as far as they fit
   int stage_kb = 16;      // of weights: 16, or 32 in 4 stages for more than 32 tokens
   bool evict_first = false;  // the L2 gives up weights first
