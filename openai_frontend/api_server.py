@@ -13,6 +13,7 @@ from pathlib import Path
 
 from backend.errors import ConfigError
 from openai_frontend.launch.checkpoint import Checkpoint, default_checkpoint, find_checkpoint
+from openai_frontend.launch.native_executor import check_native_executor
 from openai_frontend.launch.options import Options
 from openai_frontend.launch.parsing import PROGRAM, parse_options
 
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, stream=sys.stderr)
     try:
         options = parse_options(arguments, folder=PROJECT)
+        check_native_executor(options.serving)
         return _serve(options, _choose_checkpoint(options))
     except ConfigError as error:
         print(f"{PROGRAM}: {error.message}", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Any
 
 REASONING_PARSERS = ("ernie-45-vl", "ernie-45-vl-thinking", "ernie-x1", "auto", "none")
 TOOL_CALL_PARSERS = ("ernie-45-vl-thinking", "ernie-x1", "auto", "none")
-EXECUTORS = ("paddle", "paced")
+EXECUTORS = ("paddle", "cuda", "paced")
 
 QUANTIZATIONS = (
     "wint8",
@@ -40,11 +40,6 @@ _FRAME_CHOICES = ("leading", "middle", "rand")
 
 
 def check_executor(name: str) -> None:
-    if name == "cuda":
-        raise ValueError(
-            "'cuda', the native executor, is not part of this version; "
-            "use --executor paddle (with --device gpu:0 for an NVIDIA GPU)"
-        )
     if name not in EXECUTORS:
         raise ValueError(f"{name!r} is unknown; choose one of {', '.join(EXECUTORS)}")
 

@@ -208,8 +208,9 @@ USED_FLAGS: tuple[Flag, ...] = (
     Flag(
         "--executor",
         "str",
-        "What computes the model: `paddle` runs on every device Paddle drives; `paced` computes "
-        "nothing and emits tokens by the clock, to load the service alone.",
+        "What computes the model: `paddle` runs on every device Paddle drives; `cuda`, kernels of "
+        "this project, on an NVIDIA GPU (docs/devices.md); `paced` computes nothing and emits "
+        "tokens by the clock, to load the service alone.",
         MODEL,
         setting="executor",
         default_text="paddle",
@@ -221,7 +222,7 @@ USED_FLAGS: tuple[Flag, ...] = (
         "Device in Paddle's spelling: cpu, gpu:0, xpu:0.",
         MODEL,
         setting="device",
-        default_text="cpu",
+        default_text="cpu; gpu:0 with --executor cuda",
         check=check_device,
     ),
     Flag(
@@ -309,10 +310,10 @@ USED_FLAGS: tuple[Flag, ...] = (
     Flag(
         "--block-size",
         "int",
-        "Tokens in one block of the KV cache.",
+        "Tokens in one block of the KV cache; a multiple of 16 with --executor cuda.",
         CAPACITY,
         setting="block_size",
-        default_text="16",
+        default_text="16; 64 with --executor cuda",
         low=1,
         high=1024,
     ),

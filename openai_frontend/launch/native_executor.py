@@ -1,0 +1,44 @@
+"""What `--executor cuda` means for the other settings, and what it needs of this machine."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from backend.errors import ConfigError
+
+DEFAULTS = {"device": "gpu:0", "block_size": 64}
+BLOCK_MULTIPLE = 16
+
+
+def with_native_defaults(serving: dict[str, Any]) -> dict[str, Any]:
+    """Settings for the Triton models, where executor `cuda` has defaults of its own.
+
+    Raises ConfigError for a device or a block size that it has no use for.
+    """
+    if serving.get("executor") != "cuda":
+        return serving
+    serving = {**DEFAULTS, **serving}
+    if not re.fullmatch(r"gpu(:\d+)?", str(serving["device"])):
+        raise ConfigError(
+            f"--device {serving['device']}: --executor cuda runs on an NVIDIA GPU; give gpu:N or "
+            "leave it out"
+        )
+    block_size = serving["block_size"]
+    # Of another type it came from ERNIE_SERVING, and whoever reads that checks it.
+    if isinstance(block_size, int) and block_size % BLOCK_MULTIPLE:
+        raise ConfigError(
+            f"--block-size {block_size}: --executor cuda needs a multiple of {BLOCK_MULTIPLE}"
+        )
+    return serving
+
+
+def check_native_executor(serving: dict[str, Any]) -> None:
+    """Raises ConfigError that says what is missing for executor `cuda`, if that is asked for."""
+    if serving.get("executor") != "cuda":
+        return
+    import kernels
+
+    reason = kernels.unavailable_reason()
+    if reason is not None:
+        raise ConfigError(f"--executor cuda: {reason}")
