@@ -14,6 +14,8 @@ MAX_LOGPROBS = 20
 MAX_LOGIT_BIASES = 1024
 MAX_BAD_WORDS = 512
 MAX_BAD_WORD_TOKENS = 128
+MIN_PRIORITY, MAX_PRIORITY = -(2**31), 2**31 - 1
+MAX_CACHE_SALT_CHARS = 256
 
 
 class FinishReason(str, enum.Enum):
@@ -96,6 +98,20 @@ def _check_length(name: str, length: int, low: int, high: int) -> None:
     if not low <= length <= high:
         raise InvalidRequestError(
             f"{name} has {length} elements; it must have {low} to {high}", param=name
+        )
+
+
+def check_priority(priority: int) -> None:
+    """Raises InvalidRequestError that names the field, the value and the range."""
+    _check("priority", priority, MIN_PRIORITY, MAX_PRIORITY)
+
+
+def check_cache_salt(salt: str) -> None:
+    """Raises InvalidRequestError that names the field, its length and the range."""
+    if not 1 <= len(salt) <= MAX_CACHE_SALT_CHARS:
+        raise InvalidRequestError(
+            f"cache_salt has {len(salt)} characters; it must have 1 to {MAX_CACHE_SALT_CHARS}",
+            param="cache_salt",
         )
 
 

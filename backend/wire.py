@@ -137,7 +137,8 @@ class GenerateRequest(msgspec.Struct, omit_defaults=True):
     `disable_chat_template` the text of the only message is the prompt.
     At most one of `response_format` (other than text), `guided_*`, `structural_tag` and a member of
     `structured_outputs` is given. `thinking_token_budget` is vLLM's name of `reasoning_max_tokens`,
-    which wins; there -1 means none.
+    which wins; there -1 means none. Smaller `priority` goes first; none is 0. Cached prefixes are
+    shared among requests of equal `cache_salt` only.
     op `tokenize` and `detokenize` (of `prompt`, token ids) are questions to multimodal_preprocessor
     alone, which generate nothing: it answers with an EngineRequest of op `tokens`.
     """
@@ -192,6 +193,8 @@ class GenerateRequest(msgspec.Struct, omit_defaults=True):
     top_logprobs: int | None = None
     echo: bool = False
     return_token_ids: bool = False
+    priority: int | None = None
+    cache_salt: str | None = None
     metadata: dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
@@ -326,7 +329,7 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     EngineOutput at the end. `acknowledged`: a postprocessor acknowledges outputs (credits).
     `received_at`: when the preprocessor got the request, CLOCK_MONOTONIC seconds (0: unknown). A
     `stop` that overtook a slow preprocessor ends requests of its id received before it, no later.
-    `response_max_tokens`: of the answer alone, after `thinking`.
+    `response_max_tokens`: of the answer alone, after `thinking`. `cache_salt` "" is none.
     """
 
     op: Literal["generate", "stop", "stats", "error", "tokens"] = "generate"
@@ -339,6 +342,8 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
     structured: StructuredSpec | None = None
     thinking: ThinkingSpec | None = None
     response_max_tokens: int | None = None
+    priority: int = 0
+    cache_salt: str = ""
     media: tuple[MediaSpan, ...] = ()
     pixels: PixelHandle | None = None
     post: PostprocessSpec | None = None

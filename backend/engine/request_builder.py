@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from backend.config.model import ModelConfig
 from backend.engine.media_pieces import make_pieces
 from backend.errors import ContextLengthError, InvalidRequestError
+from backend.kv_cache import root_hash
 from backend.media.item import merged_grid
 from backend.media.positions import rotary_positions
 from backend.request import SamplingParams
@@ -88,6 +89,8 @@ class RequestBuilder:
             ),
             max_tokens=max_tokens,
             block_size=self._block_size,
+            priority=request.priority,
+            root_hash=root_hash(request.cache_salt),
         )
 
     def next_arrival(self) -> int:

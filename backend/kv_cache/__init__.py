@@ -9,8 +9,8 @@
 This package only counts: the memory itself belongs to the model, which is told block numbers.
 """
 
-from backend.kv_cache.block_hash import ROOT_HASH, hash_block
+from backend.kv_cache.block_hash import ROOT_HASH, hash_block, root_hash
 from backend.kv_cache.block_pool import BlockPool
 from backend.kv_cache.block_table import BlockTable
 
-__all__ = ["ROOT_HASH", "BlockPool", "BlockTable", "hash_block"]
+__all__ = ["ROOT_HASH", "BlockPool", "BlockTable", "hash_block", "root_hash"]

@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 HASH_BYTES = 32
 ROOT_HASH = bytes(HASH_BYTES)
-"""The parent of a sequence's first block."""
+"""The parent of the first block of a sequence without a salt."""
+
+
+def root_hash(cache_salt: str) -> bytes:
+    """The parent of the first block of a sequence that shares its prefix only with sequences of the
+    same salt; ROOT_HASH without one. A BLAKE2 personalisation keeps it apart from any block's."""
+    if not cache_salt:
+        return ROOT_HASH
+    salt = cache_salt.encode()
+    return hashlib.blake2b(salt, digest_size=HASH_BYTES, person=b"cache_salt").digest()
 
 
 def hash_block(

@@ -45,6 +45,7 @@ from backend.preprocess.sampling import (
 )
 from backend.preprocess.thinking import LAYOUT, template_options, thinking_spec
 from backend.preprocess.tool_policy import ToolPolicy, tool_policy
+from backend.request import check_cache_salt, check_priority
 from backend.structured import StructuredOutput
 from backend.tokenizer import Tokenizer
 
@@ -135,6 +136,10 @@ class Preprocessor:
             [*words, *((token_id,) for token_id in policy.banned_ids)],
         )
         stop = stop_strings(request)
+        if request.priority is not None:
+            check_priority(request.priority)
+        if request.cache_salt is not None:
+            check_cache_salt(request.cache_salt)
         opens_reasoning, echo_text = False, ""
         reports: tuple[wire.MediaReport, ...] = ()
         if request.messages is not None:
@@ -183,6 +188,8 @@ class Preprocessor:
             structured=policy.structured,
             thinking=thinking,
             response_max_tokens=request.response_max_tokens,
+            priority=request.priority or 0,
+            cache_salt=request.cache_salt or "",
             media=prompt.spans,
             post=post,
         )

@@ -32,7 +32,8 @@ class Request:
 
     `prompt_ids` int32 [n], `positions` int32 [3, n] (axes T, H, W), `is_vision` bool [n]: tokens
     routed to the vision experts. `media` is sorted by offset and does not overlap.
-    `arrival` orders requests; smaller is earlier.
+    `rank` orders requests: smaller priorities go first, among equal ones the earlier `arrival`.
+    `root_hash`: the parent of the first block; a prefix is shared among equal ones only.
     """
 
     def __init__(
@@ -47,9 +48,12 @@ class Request:
         sampling: SamplingState,
         max_tokens: int,
         block_size: int,
+        priority: int = 0,
+        root_hash: bytes = ROOT_HASH,
     ) -> None:
         self.stream_key = stream_key
         self.arrival = arrival
+        self.priority = priority
         self.prompt_ids = prompt_ids
         self.positions = positions
         self.is_vision = is_vision
@@ -62,9 +66,14 @@ class Request:
         self.num_preemptions = 0
         self.num_pending = 0
         self._block_size = block_size
+        self._root_hash = root_hash
         self._block_hashes: list[bytes] = []
         # models.md §2.2: generated token n sits at max(prompt positions) + 1 + n on every axis.
         self.next_position = int(positions.max()) + 1
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        return self.priority, self.arrival
 
     @property
     def output_ids(self) -> list[int]:
@@ -159,7 +168,7 @@ class Request:
             start, stop = block * size, (block + 1) * size
             self._block_hashes.append(
                 hash_block(
-                    self._block_hashes[-1] if block else ROOT_HASH,
+                    self._block_hashes[-1] if block else self._root_hash,
                     self.token_ids(start, stop),
                     self.token_positions(start, stop),
                     self.vision_mask(start, stop),

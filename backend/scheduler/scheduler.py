@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -42,26 +43,29 @@ class SchedulerLimits:
 
 
 class Scheduler:
-    """First come, first served, under one token budget a step.
+    """By priority, then first come, first served, under one token budget a step.
 
     A step is filled in this order:
       1. decodes: one token for each;
-      2. prefills that have begun, by arrival, in chunks as large as the budget left;
+      2. prefills that have begun, by rank, in chunks as large as the budget left;
       3. the head of the waiting queue, while there is a seat, budget, and room for all its tokens
          plus one block for each running request to grow into.
     A request gets blocks for all its known tokens when it is admitted, so only decodes ever run out
-    of blocks. Then the latest arrived request is preempted: it loses its blocks, keeps its output,
-    and goes back to the head of the queue. Nothing is admitted in a step that preempts.
+    of blocks. Then the running request of the last rank is preempted: it loses its blocks, keeps
+    its output, and goes back to the queue. Nothing is admitted in a step that preempts.
 
     Invariants
-      - `running` and `waiting` are sorted by arrival, and everything running arrived before
-        everything waiting (admission takes the head, preemption the tail). So a request is
-        overtaken by nobody, at the price that a large one at the head makes those behind it wait.
-      - The earliest request is never preempted and every request fits the pool alone (checked by
-        `add`), so it always runs; when it ends, the next one is the earliest. Nothing starves.
+      - `running` and `waiting` are sorted by rank: (priority, arrival). A waiting request is
+        overtaken only by those of a smaller priority, at the price that a large one at the head
+        makes those behind it wait. It does not push out what runs; it goes first when there is
+        room. Where all priorities are equal, everything running arrived before everything waiting.
+      - The first of `running` is never preempted and every request fits the pool alone (checked by
+        `add`), so it goes on in every step; when nothing runs, the head of the queue is admitted.
+        So something always ends, and among equal priorities nothing starves. A request starves
+        while ones of smaller priority keep coming.
       - Decodes cannot starve prefills: a prefill occupies a seat, so at most max_num_seqs - 1
-        others decode, and the budget is at least max_num_seqs. The earliest prefill gets a token
-        in every step.
+        others decode, and the budget is at least max_num_seqs. The first prefill gets a token in
+        every step.
     """
 
     def __init__(self, pool: BlockPool, block_size: int, limits: SchedulerLimits) -> None:
@@ -90,7 +94,7 @@ class Scheduler:
             )
 
     def add(self, request: Request) -> None:
-        """Queue a request. Requests are added in the order of their `arrival`.
+        """Queue a request by its rank.
 
         Raises OverloadedError when the queue is full, ContextLengthError when the request could
         not run even alone.
@@ -103,7 +107,7 @@ class Scheduler:
                 f"of {self._block_size} tokens; the engine has {self.pool.num_blocks}"
             )
         self.check_room()
-        self.waiting.append(request)
+        insort(self.waiting, request, key=_rank)
 
     def schedule(self) -> SchedulerOutput:
         """Choose the tokens of the next step and give them blocks.
@@ -168,9 +172,10 @@ class Scheduler:
     def check_integrity(self) -> None:
         """Raises InternalError with the numbers when blocks or queues break an invariant."""
         self.pool.check_integrity(request.block_table.block_ids for request in self.running)
-        arrivals = [request.arrival for request in (*self.running, *self.waiting)]
-        if arrivals != sorted(arrivals):
-            raise InternalError(f"requests are out of order: {arrivals}")
+        for name, queue in (("running", self.running), ("waiting", self.waiting)):
+            ranks = [request.rank for request in queue]
+            if ranks != sorted(ranks):
+                raise InternalError(f"{name} requests are out of order: {ranks}")
         holders = [request.stream_key for request in self.waiting if len(request.block_table)]
         if holders:
             raise InternalError(f"{len(holders)} waiting requests hold KV blocks: {holders[0]}")
@@ -184,27 +189,28 @@ class Scheduler:
             missing = request.block_table.num_missing(request.num_tokens)
             while missing > self.pool.num_free_blocks:
                 num_preempted += 1
-                if self._preempt_latest() is request:
+                if self._preempt_last() is request:
                     return num_preempted
             request.block_table.extend(self.pool.allocate(missing))
         return num_preempted
 
-    def _preempt_latest(self) -> Request:
+    def _preempt_last(self) -> Request:
         request = self.running.pop()
         self.pool.free(request.release())
-        self.waiting.appendleft(request)
+        insort(self.waiting, request, key=_rank)
         request.num_preemptions += 1
         self.num_preemptions += 1
         return request
 
     def _prefills(self, may_admit: bool) -> Iterator[Request]:
-        """Requests in prefill by arrival; waiting ones are admitted when they are asked for."""
+        """Requests in prefill by rank; waiting ones are admitted when they are asked for."""
         yield from [request for request in self.running if not request.is_decoding]
         while may_admit and self.waiting and len(self.running) < self.limits.max_num_seqs:
             if not self._try_admit(self.waiting[0]):
                 return
-            self.running.append(self.waiting.popleft())
-            yield self.running[-1]
+            request = self.waiting.popleft()
+            insort(self.running, request, key=_rank)
+            yield request
 
     def _try_admit(self, request: Request) -> bool:
         """Give a waiting request the cached blocks of its prefix and new ones for the rest."""
@@ -227,6 +233,10 @@ class Scheduler:
         if not self.limits.enable_prefix_caching:
             return []
         return self.pool.match(request.block_hashes((request.num_tokens - 1) // self._block_size))
+
+
+def _rank(request: Request) -> tuple[int, int]:
+    return request.rank
 
 
 def _can_decode(request: Request) -> bool:

@@ -37,9 +37,9 @@ class HttpRequest(GenerateRequest):
     """Fields that end here. `request_id` and `user` become part of the answer's id.
 
     `timeout`: seconds from the request's arrival, see `deadline.py`.
-    `store`, `max_streaming_response_tokens` and `priority` are accepted: nothing is stored, a chunk
-    holds what has arrived, which is at least what FastDeploy would pack into it, and requests are
-    served in the order in which they come. Those from `chat_template` on are refused.
+    `store` and `max_streaming_response_tokens` are accepted: nothing is stored, and a chunk holds
+    what has arrived, which is at least what FastDeploy would pack into it. Those from
+    `chat_template` on are refused.
     """
 
     n: int | None = None
@@ -49,7 +49,6 @@ class HttpRequest(GenerateRequest):
     store: bool | None = None
     max_streaming_response_tokens: int | None = None
     timeout: float | None = None
-    priority: int | None = None
     chat_template: Any = None
     functions: Any = None
     function_call: Any = None

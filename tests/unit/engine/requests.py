@@ -71,13 +71,15 @@ def make_core(model=None, config=fake.CONFIG, **settings):
     )
 
 
-def make_request(key="a", request_id="", media=(), **sampling):
+def make_request(key="a", request_id="", media=(), priority=0, cache_salt="", **sampling):
     sampling = {"temperature": 0.0, **sampling}
     return EngineRequest(
         stream_key=key,
         request_id=request_id or f"id-{key}",
         sampling=SamplingParams(**sampling),
         media=tuple(media),
+        priority=priority,
+        cache_salt=cache_salt,
     )
 
 

@@ -185,6 +185,24 @@ def test_a_cached_prompt_is_reported_and_answers_the_same():
     assert core.stats()["cached_tokens_total"] == 16
 
 
+def test_another_salt_finds_nothing_cached_and_answers_the_same():
+    core = make_core()
+    prompt = [*range(20, 37)]
+    answers = [run_one(prompt, core, max_tokens=5, cache_salt=salt) for salt in "xyx"]
+    assert [last.usage.cached_tokens for _, last in answers] == [0, 0, 16]
+    assert answers[0][0] == answers[1][0] == answers[2][0]
+
+
+def test_a_smaller_priority_is_answered_before_those_that_wait():
+    streams = Streams(make_core(max_num_seqs=1))
+    for key, priority in (("runs", 0), ("waits", 0), ("patient", 3), ("urgent", -3)):
+        streams.add(key, [5, 7], max_tokens=3, ignore_eos=True, priority=priority)
+        if key == "runs":
+            streams.step()
+    streams.run()
+    assert list(streams.outputs) == ["runs", "urgent", "waits", "patient"]
+
+
 @pytest.mark.parametrize("num_steps", range(6))
 def test_a_stopped_stream_frees_its_blocks_at_once_and_gets_its_last_output(num_steps):
     core = make_core(max_num_batched_tokens=4)

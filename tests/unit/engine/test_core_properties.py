@@ -48,7 +48,13 @@ def test_answers_do_not_depend_on_company(seed):
                 prompt = Prompt(20, 21, 22, 23, 24, fake.NAN_ID, 25)
                 poisoned.add(key)
             try:
-                streams.add(key, prompt, max_tokens=choose.randint(1, 30))
+                streams.add(
+                    key,
+                    prompt,
+                    max_tokens=choose.randint(1, 30),
+                    priority=choose.choice([0, 0, 0, -1, 1]),
+                    cache_salt=choose.choice(["", "", "mine", "yours"]),
+                )
                 prompts[key] = (prompt, core._generations[key].request.max_tokens)
             except OverloadedError:
                 poisoned.discard(key)

@@ -33,7 +33,7 @@ async def test_what_cannot_be_obeyed_is_refused(make_client, path, name):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"priority": -3, "store": True, "service_tier": "flex"},
+        {"store": True, "service_tier": "flex"},
         {"verbosity": "low", "prompt_cache_key": "k", "modalities": ["text"], "mm_hashes": ["a"]},
     ],
 )

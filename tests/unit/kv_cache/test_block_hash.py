@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from backend.kv_cache import ROOT_HASH, hash_block
+from backend.kv_cache import ROOT_HASH, hash_block, root_hash
 
 BASE = {
     "parent": ROOT_HASH,
@@ -37,3 +37,11 @@ def test_anything_that_changes_keys_and_values_changes_the_hash(change):
 
 def test_a_hash_has_256_bits():
     assert len(hash_block(**BASE)) * 8 == 256
+
+
+def test_a_salt_gives_a_root_of_its_own_and_none_the_common_one():
+    roots = [root_hash(salt) for salt in ("", "a", "b", "é", "a" * 200)]
+    assert roots[0] == ROOT_HASH
+    assert len(set(roots)) == len(roots)
+    assert {len(root) for root in roots} == {len(ROOT_HASH)}
+    assert root_hash("a") == roots[1]

@@ -221,6 +221,13 @@ def test_the_engine_request_survives_the_wire(prepare):
     assert wire.decode(wire.encode(engine), wire.EngineRequest) == engine
 
 
+def test_priority_and_salt_are_passed_on_and_are_0_and_none_without(prepare):
+    plain = prepare(messages=user("x")).engine
+    assert (plain.priority, plain.cache_salt) == (0, "")
+    asked = prepare(messages=user("x"), priority=-(2**31), cache_salt="é" * 256).engine
+    assert (asked.priority, asked.cache_salt) == (-(2**31), "é" * 256)
+
+
 # ---- refusals ---------------------------------------------------------------------------------
 
 
@@ -234,6 +241,10 @@ def test_the_engine_request_survives_the_wire(prepare):
         ({"prompt": []}, "prompt is empty"),
         ({"messages": user({"type": "audio"})}, r"messages\[0\].content\[0\].type is 'audio'"),
         ({"messages": [{"role": "god", "content": "x"}]}, r"messages\[0\].role is 'god'"),
+        ({"messages": user("x"), "priority": 2**31}, "priority is 2147483648; it must be in"),
+        ({"messages": user("x"), "priority": -(10**30)}, "priority is -1000"),
+        ({"messages": user("x"), "cache_salt": ""}, "cache_salt has 0 characters; it must have 1"),
+        ({"prompt": "x", "cache_salt": "s" * 257}, "cache_salt has 257 characters"),
         ({"messages": user("x"), "mm_processor_kwargs": {"fps": 2}}, "mm_processor_kwargs.fps is"),
         ({"messages": user(*[picture("media:0")] * 11)}, "hold 11 images; at most 10"),
         ({"messages": user(picture("media:5"))}, r"content\[0\] \(image 1\): the URL names an"),

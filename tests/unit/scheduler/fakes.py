@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from backend.kv_cache import BlockPool
+from backend.kv_cache import BlockPool, root_hash
 from backend.request import SamplingParams
 from backend.sampler import SamplingState, seed_key
 from backend.scheduler import MediaPiece, Request, Scheduler, SchedulerLimits
@@ -15,7 +15,7 @@ def make_piece(offset, num_tokens, digest=b"d" * 32):
     return MediaPiece(offset, num_tokens, (1, 2, num_tokens * 2), digest, pixels)
 
 
-def make_request(prompt, max_tokens=4, arrival=0, media=()):
+def make_request(prompt, max_tokens=4, arrival=0, media=(), priority=0, salt=""):
     prompt_ids = np.array(prompt, dtype=np.int32)
     is_vision = np.zeros(len(prompt_ids), dtype=bool)
     for piece in media:
@@ -30,6 +30,8 @@ def make_request(prompt, max_tokens=4, arrival=0, media=()):
         sampling=SamplingState(SamplingParams(), seed_key(0), prompt_ids, []),
         max_tokens=max_tokens,
         block_size=BLOCK_SIZE,
+        priority=priority,
+        root_hash=root_hash(salt),
     )
 
 

@@ -143,6 +143,50 @@ def test_a_preempted_request_goes_before_those_that_wait():
     assert [request.arrival for request in scheduler.running] == [0]
 
 
+def test_a_smaller_priority_overtakes_all_that_wait_and_nothing_that_runs():
+    scheduler = make_scheduler(max_num_seqs=1)
+    runner = FakeRunner(scheduler)
+    for arrival, priority in enumerate([5, 0, 0, -1, 5, -(2**31)]):
+        scheduler.add(make_request([arrival], max_tokens=2, arrival=arrival, priority=priority))
+        runner.step() if arrival == 0 else None
+    ended = []
+    while len(scheduler):
+        chunks = runner.step().chunks
+        ended += [c.request.arrival for c in chunks if c.request not in scheduler.running]
+    assert ended == [0, 5, 3, 1, 2, 4]
+
+
+def test_the_largest_priority_is_preempted_first_however_early_it_came():
+    scheduler = make_scheduler(num_blocks=9, max_num_seqs=3)
+    runner = FakeRunner(scheduler)
+    requests = [
+        make_request(range(10 * n, 10 * n + 7), max_tokens=14, arrival=n, priority=priority)
+        for n, priority in enumerate([1, 0, 0])
+    ]
+    for request in requests:
+        scheduler.add(request)
+        runner.step()
+    while not scheduler.num_preemptions:
+        runner.step()
+    assert [request.arrival for request in scheduler.running] == [1, 2]
+    runner.run_until_done()
+    assert requests[1].num_preemptions == 0
+    for n, request in enumerate(requests):
+        assert request.output_ids == solo_output(range(10 * n, 10 * n + 7), 14)
+
+
+def test_a_prefix_is_shared_among_equal_salts_only():
+    scheduler = make_scheduler()
+    runner = FakeRunner(scheduler)
+    found = []
+    for arrival, salt in enumerate(["", "a", "b", "a", "", "b"]):
+        request = make_request(range(12), arrival=arrival, salt=salt)
+        scheduler.add(request)
+        runner.run_until_done()
+        found.append(request.num_cached_tokens)
+    assert found == [0, 0, 0, 8, 8, 8]
+
+
 def test_a_preempted_request_reuses_its_own_blocks_and_reports_only_its_first_hit():
     scheduler = make_scheduler(num_blocks=12, max_num_seqs=2)
     runner = FakeRunner(scheduler)
@@ -238,9 +282,9 @@ def test_impossible_limits_name_their_flag(limits, flag):
 
 def test_integrity_check_finds_requests_out_of_order():
     scheduler = make_scheduler()
-    scheduler.add(make_request([1], arrival=1))
-    scheduler.add(make_request([1], arrival=0))
-    with pytest.raises(InternalError, match="out of order"):
+    for arrival in (1, 0):
+        scheduler.waiting.append(make_request([1], arrival=arrival))
+    with pytest.raises(InternalError, match=r"waiting requests are out of order: \[\(0, 1\)"):
         scheduler.check_integrity()
 
 

@@ -23,6 +23,13 @@ LENGTHS = (1, 3, 4, 5, 8, 12, 15, 16, 21)
 PICTURES = (None, None, (0, b"1" * 32), (0, b"2" * 32), (1, b"1" * 32), (6, b"1" * 32))
 
 
+PRIORITIES = (0, 0, 0, -1, 1, 2**31 - 1)
+
+
+def rank(request):
+    return request.priority, request.arrival
+
+
 class Life:
     """A scheduler, a runner, and all requests that ever came."""
 
@@ -42,12 +49,12 @@ class Life:
     def live(self):
         return [*self.scheduler.running, *self.scheduler.waiting]
 
-    def add(self, family, length, max_tokens, picture):
+    def add(self, family, length, max_tokens, picture, priority):
         media = []
         if picture is not None and picture[0] + 4 <= length:
             media = [make_piece(picture[0], 4, picture[1])]
         prompt = [family * 50 + n for n in range(length)]
-        request = make_request(prompt, max_tokens, arrival=len(self.requests), media=media)
+        request = make_request(prompt, max_tokens, len(self.requests), media, priority)
         num_blocks_needed = -(-(length + max_tokens - 1) // BLOCK_SIZE)
         try:
             self.scheduler.add(request)
@@ -60,13 +67,22 @@ class Life:
             self.requests.append(request)
 
     def step(self):
-        earliest = min(self.live, key=lambda request: request.arrival)
+        scheduler = self.scheduler
+        seated, queue = list(scheduler.running), list(scheduler.waiting)
+        first = min(seated or queue, key=rank)
+        num_preemptions = {request: request.num_preemptions for request in seated}
         output = self.runner.step()
         limits = self.scheduler.limits
         assert 1 <= output.num_tokens <= limits.max_num_batched_tokens
         assert len(output.chunks) <= limits.max_num_seqs
         assert all(chunk.num_tokens > 0 for chunk in output.chunks)
-        assert any(chunk.request is earliest for chunk in output.chunks), "no progress"
+        assert any(chunk.request is first for chunk in output.chunks), "no progress"
+        preempted = [r for r in seated if r.num_preemptions > num_preemptions[r]]
+        assert len(preempted) == output.num_preempted
+        assert preempted == sorted(seated, key=rank)[len(seated) - len(preempted) :]
+        admitted = [chunk.request for chunk in output.chunks if chunk.request in queue]
+        assert admitted == sorted(queue, key=rank)[: len(admitted)], "somebody was overtaken"
+        assert not (preempted and admitted)
 
     def abort(self, request):
         self.scheduler.finish(request)
@@ -99,6 +115,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         length=st.sampled_from(LENGTHS),
         max_tokens=st.integers(1, 12),
         picture=st.sampled_from(PICTURES),
+        priority=st.sampled_from(PRIORITIES),
     )
     def add(self, **kwargs):
         self.life.add(**kwargs)
@@ -140,7 +157,7 @@ def test_a_long_busy_life_keeps_every_promise(seed):
         spare_budget=choose.randint(0, 12),
         caching=seed % 4 != 0,
     )
-    for _ in range(250):
+    for _ in range(350):
         action = choose.random()
         if action < 0.35:
             life.add(
@@ -148,6 +165,7 @@ def test_a_long_busy_life_keeps_every_promise(seed):
                 choose.choice(LENGTHS),
                 choose.randint(1, 16),
                 choose.choice(PICTURES),
+                choose.choice(PRIORITIES),
             )
         elif action < 0.4 and life.live:
             life.abort(choose.choice(life.live))
