@@ -77,13 +77,14 @@ void bind_decode(py::module_& module) {
              "silu(x gate^T) * (x up^T) for few rows: x bf16 [T <= SKINNY_ROWS, K], w bf16 [2m, K], "
              "gate rows first -> bf16 [T, m].");
   py::class_<ernie::ExpertTuning>(module, "ExpertTuning",
-                                  "How moe_up_small and moe_down_small do their work: stages of the "
-                                  "pipeline (0: as many as fit), blocks to a multiprocessor, KB of "
-                                  "weights in a stage, whether the L2 gives up weights first.")
-      .def(py::init([](int stages, int blocks_per_sm, int stage_kb, bool evict_first) {
-             return ernie::ExpertTuning{stages, blocks_per_sm, stage_kb, evict_first};
+                                  "How moe_up_small and moe_down_small divide their work: weight "
+                                  "rows to a tile (0: by the tokens), blocks to a multiprocessor, "
+                                  "items of shared experts that a block fetches into the L2 ahead, "
+                                  "KB of weights in a stage.")
+      .def(py::init([](int tile_rows, int blocks_per_sm, int prefetched, int stage_kb) {
+             return ernie::ExpertTuning{tile_rows, blocks_per_sm, prefetched, stage_kb};
            }),
-           "stages"_a = 0, "blocks_per_sm"_a = 1, "stage_kb"_a = 16, "evict_first"_a = false);
+           "tile_rows"_a = 0, "blocks_per_sm"_a = 1, "prefetched"_a = 1, "stage_kb"_a = 16);
   module.def(
       "moe_up_small",
       [](const Tensor& x, Routing& routing, const Tensor& up_gate, int first_group,

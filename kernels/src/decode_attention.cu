@@ -295,9 +295,10 @@ class TileStream {
     return ring_ + local % Shared::kStages * (2 * Shared::kTileBytes);
   }
 
-  // Waits for the oldest tile that was not waited for.
+  // Waits until `kTiles` more tiles than were replaced are here.
+  template <int kTiles>
   __device__ __forceinline__ void wait() const {
-    cp_async_wait<Shared::kStages - 1>();
+    cp_async_wait<Shared::kStages - kTiles>();
     __syncwarp();
   }
 
@@ -370,37 +371,44 @@ __device__ __forceinline__ void attend(const DecodeArguments& p, const DecodeIte
   }
   state.clear();
 
+  const auto place_newest = [&] {
+    const int valid = stream.valid(tiles - 1);
+    const uint32_t to = stream.shared(tiles - 1) + (valid - 1) * HeadLayout<kHead>::kRowBytes;
+    newest_row.store_shared(to, to + Shared::kTileBytes);
+    const int tile = (item.end - 1) / kTile;
+    const int page =
+        p.block_tables[int64_t(item.sequence) * p.table_width + tile / p.tiles_per_page];
+    const int64_t at = int64_t(tile_place(p, item, tile, page)) * kTile + valid - 1;
+    newest_row.store(p.k_cache + at * kHead, p.v_cache + at * kHead);
+    __syncwarp();
+  };
+  // The next tile's scores are independent of this tile's softmax, so their latencies overlap;
+  // after the last tile they are made from whatever lies there, and dropped.
+  float scores[1][2][4], next[1][2][4];
+  stream.template wait<1>();
+  if (kTurn != Turn::kDone && owns_newest && tiles == 1) place_newest();
+  multiply_keys<kHead, 1, 2>(q, stream.shared(0), scores);
 #pragma unroll 1
   for (int local = 0; local < tiles; ++local) {
-    stream.wait();
-    const uint32_t keys = stream.shared(local);
-    const int valid = stream.valid(local);
-    if constexpr (kTurn != Turn::kDone) {
-      if (owns_newest && local == tiles - 1) {
-        const uint32_t to = keys + (valid - 1) * HeadLayout<kHead>::kRowBytes;
-        newest_row.store_shared(to, to + Shared::kTileBytes);
-        const int tile = (item.end - 1) / kTile;
-        const int page =
-            p.block_tables[int64_t(item.sequence) * p.table_width + tile / p.tiles_per_page];
-        const int64_t at = int64_t(tile_place(p, item, tile, page)) * kTile + valid - 1;
-        newest_row.store(p.k_cache + at * kHead, p.v_cache + at * kHead);
-        __syncwarp();
-      }
-    }
-    float scores[1][2][4];
-    multiply_keys<kHead, 1, 2>(q, keys, scores);
-    if (valid < kTile) {
+    stream.template wait<2>();
+    if (kTurn != Turn::kDone && owns_newest && local == tiles - 2) place_newest();
+    multiply_keys<kHead, 1, 2>(q, stream.shared(local + 1), next);
+    const int visible = stream.valid(local) - lane % 4 * 2;
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
+    for (int n = 0; n < 2; ++n) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          if (n * 8 + lane % 4 * 2 + i % 2 >= valid) scores[0][n][i] = -INFINITY;
-        }
+      for (int i = 0; i < 4; ++i) {
+        if (n * 8 + i % 2 >= visible) scores[0][n][i] = -INFINITY;
       }
     }
     state.update(scores, p.scale);
-    multiply_values<kHead, 1, 2>(scores, keys + Shared::kTileBytes, state);
+    multiply_values<kHead, 1, 2>(scores, stream.shared(local) + Shared::kTileBytes, state);
     stream.replace(local);
+#pragma unroll
+    for (int n = 0; n < 2; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) scores[0][n][i] = next[0][n][i];
+    }
   }
   cp_async_wait<0>();
   state.finish();

@@ -8,46 +8,46 @@
 namespace ernie {
 namespace {
 
-template <bool kGated, class Shape>
+template <bool kGated, int kSplit, int kTiles, int kSteps = 1>
 void run(Context& context, StreamJob& job, const ExpertTuning& tuning) {
+  using Shape = StreamShape<kSplit, kTiles, kSteps>;
   const int weight_rows = kGated ? 2 * job.rows : job.rows;
   job.tiles = (weight_rows + Shape::kRows - 1) / Shape::kRows;
-  job.evict_first = tuning.evict_first;
   size_t shared = Shape::shared_bytes(job.tokens, job.groups.pairs);
-  // One block to a multiprocessor, also while the router still holds some of them.
-  if (tuning.blocks_per_sm == 1) {
+  // One block to a multiprocessor, also while the router still holds some of them: two blocks of the
+  // up product must not fit, one beside a block of the down product should.
+  if (kGated && tuning.blocks_per_sm == 1) {
     shared = std::max(shared, context.max_shared_bytes() / 2 + 1024);
   }
   const int items = std::min(job.groups.num_groups, job.groups.pairs) * job.tiles;
-  launch(context, weight_stream<kGated, true, Shape>,
+  launch(context, weight_stream<kGated, true, kSplit, kTiles, kSteps>,
          std::min(items, context.sm_count() * tuning.blocks_per_sm), kStreamThreads, shared, job);
-}
-
-// The deeper pipeline, unless the device has no room for it or the caller wants the other.
-template <bool kGated, class Deep, class Shallow>
-void run_either(Context& context, StreamJob& job, const ExpertTuning& tuning) {
-  const bool fits =
-      Deep::shared_bytes(job.tokens, job.groups.pairs) <= context.max_shared_bytes();
-  const int stages = tuning.stages ? tuning.stages : fits ? Deep::kStages : Shallow::kStages;
-  if (stages == Deep::kStages) return run<kGated, Deep>(context, job, tuning);
-  if (stages == Shallow::kStages) return run<kGated, Shallow>(context, job, tuning);
-  fail("there is no pipeline of " + std::to_string(stages) + " stages for " +
-       std::to_string(job.tokens) + " tokens");
 }
 
 // Few tokens: small tiles, because few experts are active and their tiles must spread evenly. Many:
 // tall tiles, because every tile reads its expert's tokens again.
 template <bool kGated>
 void run_any(Context& context, StreamJob& job, const ExpertTuning& tuning) {
+  int tile_rows = tuning.tile_rows;
+  const bool deep = tuning.stage_kb == 32;
+  job.groups.prefetched = tuning.prefetched;
+  if (tile_rows == 0) tile_rows = job.tokens <= 8 ? 32 : job.tokens <= 32 ? 64 : 128;
   if (job.tokens <= 8) {
-    run_either<kGated, StreamShape<4, 1, 10>, StreamShape<4, 1, 5>>(context, job, tuning);
+    if (tile_rows == 16) return run<kGated, 8, 1>(context, job, tuning);
+    if (tile_rows == 32) return run<kGated, 4, 1>(context, job, tuning);
+    if (tile_rows == 64) return run<kGated, 2, 1>(context, job, tuning);
   } else if (job.tokens <= 32) {
-    run_either<kGated, StreamShape<2, 4, 8>, StreamShape<2, 4, 4>>(context, job, tuning);
-  } else if (tuning.stage_kb == 32) {
-    run<kGated, StreamShape<1, 8, 4, 2>>(context, job, tuning);
+    if (tile_rows == 32) return run<kGated, 4, 4>(context, job, tuning);
+    if (tile_rows == 64) return run<kGated, 2, 4>(context, job, tuning);
+    if (tile_rows == 128 && deep) return run<kGated, 1, 4, 2>(context, job, tuning);
+    if (tile_rows == 128) return run<kGated, 1, 4>(context, job, tuning);
   } else {
-    run_either<kGated, StreamShape<1, 8, 8>, StreamShape<1, 8, 4>>(context, job, tuning);
+    if (tile_rows == 64) return run<kGated, 2, 8>(context, job, tuning);
+    if (tile_rows == 128 && deep) return run<kGated, 1, 8, 2>(context, job, tuning);
+    if (tile_rows == 128) return run<kGated, 1, 8>(context, job, tuning);
   }
+  fail("there is no tile of " + std::to_string(tile_rows) + " rows for " +
+       std::to_string(job.tokens) + " tokens");
 }
 
 StreamJob make_job(Routing& routing, const Tensor& table, const char* name, int first_group,

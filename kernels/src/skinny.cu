@@ -17,20 +17,20 @@ void check_extent(int64_t value, const char* name, int64_t limit) {
 
 template <bool kGated, int kSplit, int kTiles>
 void run(Context& context, StreamJob& job) {
-  using Shape = StreamShape<kSplit, kTiles, kTiles == 1 ? 6 : 4>;
+  using Shape = StreamShape<kSplit, kTiles>;
   const int weight_rows = kGated ? 2 * job.rows : job.rows;
   job.tiles = (weight_rows + Shape::kRows - 1) / Shape::kRows;
   const size_t shared = Shape::shared_bytes(job.tokens, 0);
   const int fitting = static_cast<int>((context.max_shared_bytes() + 1024) / (shared + 1024));
   const int blocks = context.sm_count() * std::clamp(fitting, 1, 2);
-  launch(context, weight_stream<kGated, false, Shape>, std::min(job.tiles, blocks),
+  launch(context, weight_stream<kGated, false, kSplit, kTiles>, std::min(job.tiles, blocks),
          kStreamThreads, shared, job);
 }
 
 // Tiles shrink with the weight rows until they fill the device, and grow with the tokens.
 int choose_rows(const Context& context, const StreamJob& job, int weight_rows) {
   const bool few = weight_rows <= 64 * context.sm_count();
-  if (job.tokens <= 8) return few && job.tokens <= 2 ? 16 : 32;  // two blocks of 16 rows must fit
+  if (job.tokens <= 8) return few ? 16 : 32;
   if (job.tokens <= 32) return few ? 32 : 64;
   return 64;
 }

@@ -16,10 +16,10 @@ constexpr int kSmallPairs = 4096;
 
 // What the bench varies; the defaults are what it found best.
 struct ExpertTuning {
-  int stages = 0;         // of the pipeline: 5 or 10 up to 8 tokens, 4 or 8 above; 0: the most that fits
+  int tile_rows = 0;      // 16, 32, 64 or 128 weight rows to a tile; 0: by the tokens
   int blocks_per_sm = 1;  // as far as they fit
-  int stage_kb = 16;      // of weights: 16, or 32 in 4 stages for more than 32 tokens
-  bool evict_first = false;  // the L2 gives up weights first
+  int prefetched = 1;     // items of shared experts that an up block asks the L2 for ahead
+  int stage_kb = 16;      // of weights: 16, or 32 for tiles of 128 rows
 };
 
 // silu(x · gateᵀ) · (x · upᵀ) of every pair of the groups: x bf16 [T, H], up_gate bf16

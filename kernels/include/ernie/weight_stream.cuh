@@ -38,6 +38,7 @@ struct StreamGroups {
   int slots;         // pairs of one token
   int first_always;  // groups first_always … + num_always - 1 hold every token
   int num_always;
+  int prefetched;  // always active items that each block asks the L2 for while it waits
 };
 
 struct StreamJob {
@@ -51,7 +52,6 @@ struct StreamJob {
   int depth;  // a multiple of 8
   int tiles;  // tiles of one group
   bool float_out;
-  bool evict_first;  // weights pass through the L2 without pushing out what others read again
   StreamGroups groups;  // grouped only
 };
 
@@ -59,7 +59,7 @@ constexpr int kStreamThreads = 256;
 constexpr int kStreamMaxGroups = kStreamThreads;
 constexpr int kStreamQueue = 16;  // items between the first loaded and the last computed, at most
 
-template <int kSplit_, int kTiles_, int kStages_, int kSteps_ = 1>
+template <int kSplit_, int kTiles_, int kSteps_ = 1>
 struct StreamShape {
   static constexpr int kSplit = kSplit_;
   static constexpr int kTiles = kTiles_;
@@ -67,7 +67,7 @@ struct StreamShape {
   static constexpr int kRows = 128 / kSplit;
   static constexpr int kDepth = 64 * kSplit * kSteps;
   static constexpr int kTokens = 8 * kTiles;
-  static constexpr int kStages = kStages_;
+  static constexpr int kStages = kTiles == 1 ? 5 : 4;
   static constexpr int kPitch = 2 * kDepth;  // bytes of a row in a stage
   static constexpr int kWeightBytes = kRows * kPitch;
   static constexpr int kSumBytes = kSplit == 1 ? 0 : 4096 * kTiles;
@@ -122,7 +122,6 @@ class WeightStream {
     copy_row_ = threadIdx.x / kSegments;
     const int segment = threadIdx.x % kSegments;
     copy_column_ = segment * 8;
-    policy_ = l2_policy(job.evict_first);
     copy_offset_ = copy_row_ * kPitch + ((segment ^ ((copy_row_ & 1) << 2)) << 4);
   }
 
@@ -138,19 +137,23 @@ class WeightStream {
                                          : job_.tiles;
     int ahead = 0;
     int item = blockIdx.x;
-    StreamItem first{};
-    for (int i = 0, next = item; i < 2 && next < known && ahead < kStages - 1; ++i) {
+    if (item < known) {
       if (kGrouped && kGated) {
-        const int entry = next / job_.tiles;
-        load_item_ = {job_.groups.first_always + entry, next - entry * job_.tiles, 0, job_.tokens};
+        const int entry = item / job_.tiles;
+        load_item_ = {job_.groups.first_always + entry, item - entry * job_.tiles, 0, job_.tokens};
       } else {
-        load_item_ = decode(next);
+        load_item_ = decode(item);
       }
-      if (i == 0) first = load_item_;
       begin_weights();
-      for (int c = 0; c < chunks_ && ahead < kStages - 1; ++c) copy_weights(ahead++, c);
-      if (load_item_.count > Shape::kTokens) break;  // the same tile's next pass comes first
-      next += gridDim.x;
+      ahead = min(chunks_, kStages - 1);
+      for (int s = 0; s < ahead; ++s) copy_weights(s, s);
+      // The up product waits for the router; meanwhile the L2 can take the always active experts.
+      if (kGated && kGrouped) {
+        for (int i = 0, next = item; i < job_.groups.prefetched && next < known; ++i) {
+          prefetch(next);
+          next += gridDim.x;
+        }
+      }
     }
     pdl_wait();
     int started = 0;
@@ -159,8 +162,6 @@ class WeightStream {
     if (kGrouped && kGated) {
       pdl_trigger();
       if (item < known) {  // no list is needed for all but the item's last stage
-        load_item_ = first;
-        begin_weights();
         begin_tokens();
         for (; started < ahead && started + 1 < chunks_; ++started) {
           load(started, false);
@@ -319,6 +320,17 @@ class WeightStream {
     }
   }
 
+  // The rows of an item of the always active groups, gates by one thread and up rows by another.
+  __device__ void prefetch(int item) const {
+    if (threadIdx.x >= 2) return;
+    const int entry = item / job_.tiles;
+    const int feature = (item - entry * job_.tiles) * (Shape::kRows / 2);
+    const int group = job_.groups.first_always + entry;
+    const size_t row = static_cast<size_t>(2 * group + threadIdx.x) * job_.rows + feature;
+    const int rows = min(Shape::kRows / 2, job_.rows - feature);
+    prefetch_l2(job_.w + row * job_.depth, rows * job_.depth * static_cast<int>(sizeof(bf16)));
+  }
+
   __device__ void begin_tokens() {
 #pragma unroll
     for (int i = 0; i < kTokenCopies; ++i) {
@@ -345,8 +357,7 @@ class WeightStream {
     const uint32_t target = base_ + slot * stage_bytes_ + copy_offset_;
 #pragma unroll
     for (int i = 0; i < kWeightCopies; ++i) {
-      cp_async_weights(target + i * (kRowStep * kPitch), source + weight_offsets_[i], valid,
-                       policy_);
+      cp_async_weights(target + i * (kRowStep * kPitch), source + weight_offsets_[i], valid);
     }
   }
 
@@ -528,7 +539,6 @@ class WeightStream {
   int copy_row_;
   int copy_column_;
   uint32_t copy_offset_;
-  uint64_t policy_;
 
   const bf16* weights_ = nullptr;
   uint32_t weight_offsets_[kWeightCopies];
@@ -541,12 +551,12 @@ class WeightStream {
   int ticket_ = 0;
 };
 
-template <bool kGated, bool kGrouped, class Shape>
-__global__ void __launch_bounds__(kStreamThreads, Shape::kSteps == 1 ? 2 : 1)
+template <bool kGated, bool kGrouped, int kSplit, int kTiles, int kSteps = 1>
+__global__ void __launch_bounds__(kStreamThreads, kSteps == 1 ? 2 : 1)
     weight_stream(const __grid_constant__ StreamJob job) {
   extern __shared__ __align__(128) char shared[];
   if (!(kGated && kGrouped)) pdl_trigger();  // the experts' up product does it later
-  WeightStream<kGated, kGrouped, Shape>(job, shared).run();
+  WeightStream<kGated, kGrouped, StreamShape<kSplit, kTiles, kSteps>>(job, shared).run();
 }
 
 }  // namespace ernie
