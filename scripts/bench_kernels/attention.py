@@ -8,6 +8,7 @@ over caches that rotate past the L2; SDPA reads contiguous keys and values, no p
 from __future__ import annotations
 
 import statistics
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -163,12 +164,12 @@ def bench_vision(context: Any) -> None:
         _line("    torch", seconds, flops, PEAK_FLOPS)
 
 
-def main() -> None:
+def main(parts: list[str]) -> None:
     context = kernels.Context()
-    bench_decode(context)
-    bench_prefill(context)
-    bench_vision(context)
+    benches = {"decode": bench_decode, "prefill": bench_prefill, "vision": bench_vision}
+    for part in parts or benches:
+        benches[part](context)
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
