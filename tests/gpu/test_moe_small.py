@@ -123,12 +123,17 @@ def test_experts_are_as_exact_as_torchs(ctx, tokens, sizes, kind):
 
 
 @pytest.mark.parametrize(
-    ("tokens", "stages", "stage_kb"),
-    [(5, 5, 16), (5, 10, 16), (20, 4, 16), (20, 8, 16), (90, 4, 16), (90, 8, 16), (90, 4, 32)],
+    ("tokens", "tile_rows", "stage_kb"),
+    [
+        *((5, rows, 16) for rows in (16, 32, 64)),
+        *((20, rows, 16) for rows in (32, 64, 128)),
+        *((90, rows, 16) for rows in (64, 128)),
+        (20, 128, 32),
+        (90, 128, 32),
+    ],
 )
 @pytest.mark.parametrize("blocks", (1, 2))
-@pytest.mark.parametrize("evict_first", (False, True))
-def test_every_tuning_gives_the_same_result(ctx, tokens, stages, stage_kb, blocks, evict_first):
+def test_every_tile_gives_the_same_result(ctx, tokens, tile_rows, stage_kb, blocks):
     experts, shared, top_k, hidden, m = ODD
     groups, slots = experts + shared, top_k + shared
     ids = _choices(tokens, ODD, "balanced")
@@ -138,7 +143,7 @@ def test_every_tuning_gives_the_same_result(ctx, tokens, stages, stage_kb, block
     routing, order, _ = _routing(ctx, ids, groups, experts, shared)
     gx, gup, gdown = (_give(ctx, tensor) for tensor in (x, up_gate, down))
     y = _poison(ctx, tokens * slots, hidden)
-    tuning = kernels.ExpertTuning(stages, blocks, stage_kb, evict_first)
+    tuning = kernels.ExpertTuning(tile_rows, blocks, 2, stage_kb)
 
     h = kernels.moe_up_small(gx, routing, gup, 0, groups, slots, tuning)
     kernels.moe_down_small(h, routing, gdown, 0, groups, y, tuning)

@@ -177,28 +177,6 @@ def test_eight_thousand_tokens_are_sorted(ctx):
     np.testing.assert_array_equal(routing.ids.numpy()[:500][gaps > CLOSE], ids[gaps > CLOSE])
 
 
-def test_biases_may_be_rows_of_a_table(ctx):
-    rng = np.random.default_rng(6)
-    x, gates, biases = _make(rng, 9, TINY)
-    is_vision = (np.arange(9) % 2).astype(np.uint8)
-    table = ctx.upload(np.stack(biases))
-
-    routing = kernels.moe_route(
-        ctx.upload(x, kernels.bf16),
-        ctx.upload(gates[0]),
-        table.slice(0, 1).view((-1,)),
-        2,
-        1e-12,
-        2,
-        vision_gate=ctx.upload(gates[1]),
-        vision_bias=table.slice(1, 2).view((-1,)),
-        is_vision=ctx.upload(is_vision),
-    )
-
-    ids, _, _ = _expected(x, gates, biases, 2, 2, is_vision)
-    np.testing.assert_array_equal(routing.ids.numpy(), ids)
-
-
 def test_arguments_that_do_not_fit_are_named(ctx):
     x = ctx.empty((2, 64), kernels.bf16)
     gate, bias = ctx.empty((4, 64), kernels.f32), ctx.empty((4,), kernels.f32)

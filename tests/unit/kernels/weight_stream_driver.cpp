@@ -46,8 +46,9 @@ struct Error {
   double relative() const { return std::sqrt(difference / norm); }
 };
 
-template <bool kGated, bool kGrouped, class Shape>
+template <bool kGated, bool kGrouped, int kSplit, int kTiles, int kSteps = 1>
 void launch(StreamJob job, int grid) {
+  using Shape = ernie::StreamShape<kSplit, kTiles, kSteps>;
   const int weight_rows = kGated ? 2 * job.rows : job.rows;
   job.tiles = (weight_rows + Shape::kRows - 1) / Shape::kRows;
   emulator::grid.x = grid;
@@ -63,15 +64,14 @@ void launch(StreamJob job, int grid) {
 
 template <bool kGated, bool kGrouped>
 void launch_shape(int split, int tiles, const StreamJob& job, int grid) {
-  using ernie::StreamShape;
   const auto is = [&](int s, int t) { return split == s && tiles == t; };
-  if (is(8, 1)) return launch<kGated, kGrouped, StreamShape<8, 1, 5>>(job, grid);
-  if (is(4, 1)) return launch<kGated, kGrouped, StreamShape<4, 1, 10>>(job, grid);
-  if (is(4, 4)) return launch<kGated, kGrouped, StreamShape<4, 4, 4>>(job, grid);
-  if (is(2, 4)) return launch<kGated, kGrouped, StreamShape<2, 4, 8>>(job, grid);
-  if (is(2, 8)) return launch<kGated, kGrouped, StreamShape<2, 8, 4>>(job, grid);
-  if (is(1, 8)) return launch<kGated, kGrouped, StreamShape<1, 8, 8>>(job, grid);
-  if (is(1, 16)) return launch<kGated, kGrouped, StreamShape<1, 8, 4, 2>>(job, grid);
+  if (is(8, 1)) return launch<kGated, kGrouped, 8, 1>(job, grid);
+  if (is(4, 1)) return launch<kGated, kGrouped, 4, 1>(job, grid);
+  if (is(4, 4)) return launch<kGated, kGrouped, 4, 4>(job, grid);
+  if (is(2, 4)) return launch<kGated, kGrouped, 2, 4>(job, grid);
+  if (is(2, 8)) return launch<kGated, kGrouped, 2, 8>(job, grid);
+  if (is(1, 16)) return launch<kGated, kGrouped, 1, 8, 2>(job, grid);
+  if (is(1, 8)) return launch<kGated, kGrouped, 1, 8>(job, grid);
   emulator::stop("no such shape");
 }
 
@@ -146,7 +146,7 @@ void run_experts(std::istream& in) {
     job.x = x.data(), job.w = up.data(), job.out = h.data();
     job.tokens = tokens, job.rows = m, job.depth = hidden;
     job.groups = {offsets.data() + first, order.data(), tickets.data(), count, pairs, slots,
-                  second ? 0 : experts,   second ? 0 : shared};
+                  second ? 0 : experts,   second ? 0 : shared, 2};
     launch_shape<true, true>(split, tiles, job, grid);
     job.x = h.data(), job.w = down.data(), job.out = y.data();
     job.rows = hidden, job.depth = m;
