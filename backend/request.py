@@ -115,8 +115,22 @@ def check_cache_salt(salt: str) -> None:
         )
 
 
+class EngineTimes(msgspec.Struct, frozen=True):
+    """Seconds that a request spent in the engine, one after the other.
+
+    `queue_s`: to its first seat in the batch, compiling its grammar included. `prefill_s`: from
+    there to its first token. `decode_s`: from there to its end. Waiting again after a preemption
+    counts where it happens.
+    """
+
+    queue_s: float
+    prefill_s: float
+    decode_s: float
+
+
 class Usage(msgspec.Struct, omit_defaults=True):
-    """Token counts of one request. `prompt_tokens` includes media tokens and cached ones."""
+    """Token counts of one request. `prompt_tokens` includes media tokens and cached ones. `times`
+    of one that got a token."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -124,3 +138,4 @@ class Usage(msgspec.Struct, omit_defaults=True):
     image_tokens: int = 0
     video_tokens: int = 0
     reasoning_tokens: int = 0
+    times: EngineTimes | None = None

@@ -67,6 +67,15 @@ class FrontendMetrics:
         self._decode_time = families.histogram(
             "request_decode_time_seconds", "From the first token to the last, streamed", REQUEST_S
         )
+        self._queue_time = families.histogram(
+            "request_queue_time_seconds", "In the engine, before the first step", _FIRST_TOKEN_S
+        )
+        self._prefill_time = families.histogram(
+            "request_prefill_time_seconds", "In the engine, to the first token", _FIRST_TOKEN_S
+        )
+        self._inference_time = families.histogram(
+            "request_inference_time_seconds", "In the engine, prefill and decode", REQUEST_S
+        )
         self.media = MediaMetrics(families)
         self._engine = EngineGauges(families)
 
@@ -106,6 +115,10 @@ class FrontendMetrics:
             self._media_tokens.labels("video").inc(usage.video_tokens)
             self._request_prompt.observe(usage.prompt_tokens)
             self._request_generated.observe(usage.completion_tokens)
+            if (times := usage.times) is not None:
+                self._queue_time.observe(times.queue_s)
+                self._prefill_time.observe(times.prefill_s)
+                self._inference_time.observe(times.prefill_s + times.decode_s)
             if first_token_s is not None and usage.completion_tokens > 1:
                 self._per_token.observe((total_s - first_token_s) / (usage.completion_tokens - 1))
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from backend.errors import ErnieError
-from backend.request import FinishReason, Usage
+from backend.request import EngineTimes, FinishReason, Usage
 from backend.sampler import SampledToken
 from backend.scheduler import Request
 from backend.structured import OutputControl
@@ -84,4 +85,15 @@ class Generation:
             cached_tokens=self.request.num_cached_tokens or 0,
             image_tokens=sizes["image"],
             video_tokens=sizes["video"],
+            times=self._times(),
+        )
+
+    def _times(self) -> EngineTimes | None:
+        request = self.request
+        if request.seated_at is None or request.first_token_at is None:
+            return None
+        return EngineTimes(
+            queue_s=round(request.seated_at - request.arrived_at, 6),
+            prefill_s=round(request.first_token_at - request.seated_at, 6),
+            decode_s=round(time.monotonic() - request.first_token_at, 6),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
@@ -34,6 +35,8 @@ class Request:
     routed to the vision experts. `media` is sorted by offset and does not overlap.
     `rank` orders requests: smaller priorities go first, among equal ones the earlier `arrival`.
     `root_hash`: the parent of the first block; a prefix is shared among equal ones only.
+
+    `arrived_at`, `seated_at` (the first admission), `first_token_at`: CLOCK_MONOTONIC seconds.
     """
 
     def __init__(
@@ -64,6 +67,9 @@ class Request:
         self.num_computed_tokens = 0
         self.num_cached_tokens: int | None = None
         self.num_preemptions = 0
+        self.arrived_at = time.monotonic()
+        self.seated_at: float | None = None
+        self.first_token_at: float | None = None
         self.num_pending = 0
         self._block_size = block_size
         self._root_hash = root_hash
@@ -118,6 +124,8 @@ class Request:
         """The earliest pending token is known."""
         self.output_ids[-self.num_pending] = token_id
         self.num_pending -= 1
+        if self.first_token_at is None:
+            self.first_token_at = time.monotonic()
 
     def drop_pending(self) -> None:
         """What is being computed will not be used."""

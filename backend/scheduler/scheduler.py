@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from bisect import insort
 from collections import deque
 from collections.abc import Iterator
@@ -223,6 +224,7 @@ class Scheduler:
         request.block_table.extend(shared + self.pool.allocate(num_new))
         request.num_computed_tokens = len(shared) * self._block_size
         if request.num_cached_tokens is None:
+            request.seated_at = time.monotonic()
             request.num_cached_tokens = request.num_computed_tokens
             self.num_prefix_queried_tokens += request.num_prompt_tokens
             self.num_prefix_hit_tokens += request.num_cached_tokens

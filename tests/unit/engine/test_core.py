@@ -193,6 +193,28 @@ def test_another_salt_finds_nothing_cached_and_answers_the_same():
     assert answers[0][0] == answers[1][0] == answers[2][0]
 
 
+def test_times_follow_one_another_and_count_the_wait_for_a_seat():
+    streams = Streams(make_core(max_num_seqs=1))
+    for key in ("first", "second"):
+        streams.add(key, [5, 7], max_tokens=3, ignore_eos=True)
+    streams.run()
+    first, second = (streams.last(key).usage.times for key in ("first", "second"))
+    for times in (first, second):
+        assert min(times.queue_s, times.prefill_s, times.decode_s) > 0
+    rounding = 3e-6
+    assert second.queue_s >= first.prefill_s + first.decode_s - rounding
+    assert first.queue_s < second.queue_s
+
+
+def test_a_stream_that_got_no_token_has_no_times():
+    streams = Streams(make_core(max_num_batched_tokens=4))
+    streams.add("a", [*range(20, 40)])
+    streams.step()
+    streams.core.stop_stream("a")
+    streams.run()
+    assert streams.last("a").usage.times is None
+
+
 def test_a_smaller_priority_is_answered_before_those_that_wait():
     streams = Streams(make_core(max_num_seqs=1))
     for key, priority in (("runs", 0), ("waits", 0), ("patient", 3), ("urgent", -3)):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import re
 
+import msgspec
 import pytest
 
 from backend.errors import EngineUnavailableError, InvalidRequestError, MediaFetchError
+from backend.request import EngineTimes, Usage
 from backend.wire import Event, MediaReport, PreparationReport
 from openai_frontend.engine_gauges import EngineGauges
 from openai_frontend.metric_families import MetricFamilies
@@ -31,6 +33,18 @@ def values_of(metrics: bytes) -> dict[str, float]:
 
 async def scrape(client) -> dict[str, float]:
     return values_of((await client.get("/metrics")).content)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_engines_times_are_counted_for_each_choice(make_client, chat_body, stream):
+    last = finish()
+    last.usage = msgspec.structs.replace(last.usage or Usage(), times=EngineTimes(0.5, 0.25, 2.0))
+    client = make_client(FakeTriton([text("a"), last]))
+    await client.post(CHAT, json={**chat_body, "stream": stream, "n": 2})
+    values = await scrape(client)
+    for name, seconds in (("queue", 0.5), ("prefill", 0.25), ("inference", 2.25)):
+        assert values[f"request_{name}_time_seconds_count"] == 2
+        assert values[f"request_{name}_time_seconds_sum"] == 2 * seconds
 
 
 @pytest.mark.parametrize("stream", [False, True])
