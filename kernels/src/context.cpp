@@ -45,7 +45,7 @@ Context::Context(int device, std::vector<std::string> library_folders)
   capability_ = properties.major * 10 + properties.minor;
   max_shared_bytes_ = properties.sharedMemPerBlockOptin;
   l2_bytes_ = static_cast<size_t>(properties.l2CacheSize);
-  pdl_ = capability_ >= 90;
+  set_pdl(true);
   ERNIE_CUDA(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   pool_ = std::make_shared<Pool>(device, Pool::Segments::kMayBeFreed);
   staging_ = std::make_unique<StagingRing>(*this);

@@ -39,9 +39,10 @@ class Context : public std::enable_shared_from_this<Context> {
   const std::string& name() const { return name_; }
   const std::vector<std::string>& library_folders() const { return library_folders_; }
 
-  // Kernels are chained by programmatic dependent launch (default: on from sm_90).
+  // Kernels are chained by programmatic dependent launch (default: on for sm_90).
   bool pdl() const { return pdl_; }
-  void set_pdl(bool on) { pdl_ = on && capability_ >= 90; }
+  // Only Hopper runs code compiled for it; others get that of sm_80, which knows no dependency wait.
+  void set_pdl(bool on) { pdl_ = on && capability_ / 10 == 9; }
 
   // Uninitialised, contiguous, aligned to 512 bytes. Stream-ordered: memory that its last owner
   // gave up may be handed out at once, because only later work of this stream will touch it.
