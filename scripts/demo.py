@@ -244,6 +244,15 @@ def converse(talk: Conversation, screen: Screen, seed: int) -> None:
     talk.ask(f"In which direction does the {label} move?", clip, thinking=True)
     talk.ask(f"Where is the {label} at the end?", clip)
 
+    screen.title("Another video")
+    first, second = draw_items(random, 2, False).items
+    screen.said("drawn", f"{first.label('en')}, then {second.label('en')} after 1.7 s", _DIM)
+    tracks = (still(random, first), still(random, second, appears_s=1.7))
+    used = {first.colour, second.colour}
+    clip = Film(film_background(random, used), tracks, VideoLength(40, 10.0)).clip(random)
+    screen.preview(clip.frames[-1])
+    talk.ask(f"At what time does the {second.label('en')} appear?", clip, thinking=True)
+
     screen.title("A tool")
     question = "What is the weather in Beijing?"
     asked = talk.ask(question, thinking=True, tools=[WEATHER])
