@@ -36,7 +36,7 @@ from backend.kv_cache import BlockPool
 from backend.request import FinishReason
 from backend.runner import ChunkResult, Computation, MediaEncoder, ModelRunner, RunnableModel
 from backend.sampler import SampledToken
-from backend.scheduler import Chunk, Scheduler, SchedulerLimits
+from backend.scheduler import Chunk, Request, Scheduler, SchedulerLimits
 from backend.structured import StructuredOutput
 from backend.wire import EngineOutput, EngineRequest
 
@@ -105,6 +105,7 @@ class EngineCore:
         self._generations: dict[str, Generation] = {}
         self._pending: list[EngineOutput] = []
         self._in_flight: _InFlight | None = None
+        self._withdrawn: set[Request] = set()
         self._num_pixel_bytes = 0
         self._totals = dict.fromkeys(
             ("added", "finished", "aborted", "failed", "prompt_tokens", "generation_tokens"), 0
@@ -269,9 +270,19 @@ class EngineCore:
         return outputs
 
     def _may_run_ahead(self) -> bool:
-        """Whether the next step can be chosen and sampled before this one's tokens are known."""
-        requests = (generation.request for generation in self._generations.values())
-        return all(map(self._runner.may_run_ahead, requests))
+        """Whether the next step can be chosen and sampled before the tokens in flight are known.
+        Of who has none in flight everything is known."""
+        step = self._in_flight
+        if step is None:
+            return True
+        return all(
+            self._runner.may_run_ahead(chunk.request)
+            for chunk, generation in zip(step.chunks, step.generations, strict=True)
+            if chunk.is_last and self._is_open(generation)
+        )
+
+    def _is_open(self, generation: Generation) -> bool:
+        return self._generations.get(generation.key) is generation
 
     def _start_step(self) -> _InFlight | None:
         """Choose a batch and submit it; None when there is nothing to compute."""
@@ -287,14 +298,16 @@ class EngineCore:
         return _InFlight(chunks, generations, computation)
 
     def _collect(self) -> list[EngineOutput]:
-        """Outputs of the step in flight. What ended since it was submitted has no more."""
+        """Outputs of the step in flight. What ended since it was submitted has no more, and what
+        went on from another token than was taken is computed again."""
         step, self._in_flight = self._in_flight, None
         if step is None:
             return []
+        withdrawn, self._withdrawn = self._withdrawn, set()
         results = step.computation.results()
         outputs = []
         for chunk, generation, result in zip(step.chunks, step.generations, results, strict=True):
-            if self._generations.get(generation.key) is generation:
+            if self._is_open(generation) and chunk.request not in withdrawn:
                 output = self._commit(generation, chunk, result)
                 if output is not None:
                     outputs.append(output)
@@ -334,7 +347,17 @@ class EngineCore:
         if isinstance(result, ErnieError):
             return self._fail(generation, result)
         self._scheduler.settle(chunk, None if result is None else result.token_id)
+        if result is not None and result.is_replaced:
+            self._withdraw(chunk.request)
         return None if result is None else self._advance(generation, result)
+
+    def _withdraw(self, request: Request) -> None:
+        """The next step has begun with a token that was not taken: its result is void, and the
+        token that was is computed in its place."""
+        if request.num_pending:
+            request.num_computed_tokens -= request.num_pending
+            request.drop_pending()
+            self._withdrawn.add(request)
 
     def _advance(self, generation: Generation, token: SampledToken) -> EngineOutput:
         """The output of a new token, which may be the last."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +56,10 @@ class DeviceSampler:
 
     @staticmethod
     def may_run_ahead(state: SamplingState) -> bool:
-        """Whether the token after the next can be prepared while the next is unknown: no grammar or
-        thinking section, no words that are banned by what stands before them."""
-        return state.control is None and all(len(word) == 1 for word in state.params.bad_words)
+        """Whether the token after the next can be prepared while the next is unknown: no grammar,
+        no thinking section about to end, no words that are banned by what stands before them."""
+        is_free = state.control is None or state.control.may_run_ahead
+        return is_free and all(len(word) == 1 for word in state.params.bad_words)
 
     def prepare(
         self, states: Sequence[SamplingState], seats: Sequence[int], size: int
@@ -95,7 +96,7 @@ class DeviceSampler:
     ) -> SampledRows:
         """The results on their way to the host; `results` None without rows."""
         later = None if results is None else self._context.read_later(results)
-        return SampledRows(tuple(states), tuple(errors), later)
+        return SampledRows(tuple(states), tuple(errors), later, self._forget)
 
     def _fill(
         self, rows: NDArray[Any], row: int, state: SamplingState, seat: int
@@ -163,6 +164,10 @@ class DeviceSampler:
         counts = np.bincount(known, minlength=self._counts.shape[1]).astype(np.uint16)
         self._counts.slice(seat, seat + 1).copy_from(counts[None])
 
+    def _forget(self, state: SamplingState) -> None:
+        """What the device has counted of a request is not what its output has."""
+        self._penalized = {s: known for s, known in self._penalized.items() if known is not state}
+
     def _upload_biases(
         self, biases: list[tuple[NDArray[np.int64], NDArray[np.float32]]], size: int
     ) -> None:
@@ -189,11 +194,14 @@ _NO_BIASES = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
 
 @dataclass(frozen=True)
 class SampledRows:
-    """Results of a step's rows, for the first of which there are states; the rest is padding."""
+    """Results of a step's rows, for the first of which there are states; the rest is padding.
+
+    `on_replaced` is told whose token is another than the device's."""
 
     states: Sequence[SamplingState]
     errors: Sequence[ErnieError | None]
     later: Any | None
+    on_replaced: Callable[[SamplingState], None]
 
     def tokens(self) -> list[SampledToken | ErnieError]:
         """Wait for them."""
@@ -207,10 +215,14 @@ class SampledRows:
             results["status"].tolist(),
             strict=False,
         )
-        return [
+        tokens = [
             error or _token(state, token_id, status, results, row)
             for row, (state, error, token_id, status) in enumerate(columns)
         ]
+        for state, token in zip(self.states, tokens, strict=True):
+            if isinstance(token, SampledToken) and token.is_replaced:
+                self.on_replaced(state)
+        return tokens
 
 
 def _token(
@@ -220,16 +232,19 @@ def _token(
         return not_finite(state)
     if status == Status.NONE_LEFT:
         return none_left(state)
+    sampled_id = token_id
     if state.control is not None:
         token_id = state.control.admit(token_id)
+    is_replaced = token_id != sampled_id
     if state.params.logprobs is None:
-        return SampledToken(token_id)
+        return SampledToken(token_id, is_replaced=is_replaced)
     result = results[row]
     count = int(result["num_top"])
     top = zip(
         result["top_ids"][:count].tolist(), result["top_logprobs"][:count].tolist(), strict=True
     )
-    return SampledToken(token_id, TokenLogprob(token_id, float(result["logprob"]), tuple(top)))
+    logprob = TokenLogprob(token_id, float(result["logprob"]), tuple(top))
+    return SampledToken(token_id, logprob, is_replaced)
 
 
 def _pairs(

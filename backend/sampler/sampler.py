@@ -20,8 +20,11 @@ from backend.wire import TokenLogprob
 
 @dataclass(frozen=True, slots=True)
 class SampledToken:
+    """`is_replaced`: a device that feeds its own tokens back has gone on with another one."""
+
     token_id: int
     logprob: TokenLogprob | None = None
+    is_replaced: bool = False
 
 
 class Sampler:

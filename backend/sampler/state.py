@@ -17,6 +17,11 @@ from backend.sampler.keys import Key
 class TokenControl(Protocol):
     """What a request's next token must obey besides its settings."""
 
+    @property
+    def may_run_ahead(self) -> bool:
+        """Whether the token after the next can be sampled while the next one is unknown, unless
+        `admit` then takes another in its place."""
+
     def forced_token(self) -> int | None:
         """The next token, whatever the logits say."""
 

@@ -46,6 +46,12 @@ class OutputControl:
         limit = self._response_max_tokens
         return limit is not None and self._num_answer_tokens >= limit
 
+    @property
+    def may_run_ahead(self) -> bool:
+        """Whether the token after the next can be sampled while the next one is unknown. It is void
+        if `admit` gives another than the sampled next one."""
+        return self._matcher is None and (self._thinking is None or self._thinking.may_run_ahead)
+
     def attach(self, matcher: Matcher) -> None:
         """The compiled grammar, before the first token is sampled."""
         self._matcher = matcher

@@ -51,6 +51,14 @@ class ThinkingSection:
         """The next token is the model's own, and part of the answer."""
         return not self.is_open and not self._forced
 
+    @property
+    def may_run_ahead(self) -> bool:
+        """Whether the token after the next is the model's own too, whatever the next one is; not
+        if `admit` puts another in its place."""
+        if self._forced or (self.is_open and self._is_constrained):
+            return False
+        return not self.is_open or self.num_tokens + 1 < self._budget
+
     def forced_token(self) -> int | None:
         """The token that comes next whatever the model says; None for the model's choice."""
         if self.is_open and not self._forced and self.num_tokens >= self._budget:
@@ -59,7 +67,7 @@ class ThinkingSection:
 
     def admit(self, token_id: int) -> int:
         """The token to take for the sampled `token_id`."""
-        if self.is_open and token_id in self._spec.replaced_ids:
+        if self.is_open and not self._forced and token_id in self._spec.replaced_ids:
             self._close()
             return self._forced[0]
         return token_id

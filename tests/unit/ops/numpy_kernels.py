@@ -23,7 +23,11 @@ _erf = np.vectorize(math.erf, otypes=[np.float32])
 
 
 class CudaError(RuntimeError):
-    """Never raised here."""
+    """Raised by tests alone, as is its kind."""
+
+
+class OutOfMemoryError(CudaError):
+    pass
 
 
 def unavailable_reason():
@@ -103,6 +107,9 @@ class Context:
         return Graph(self)
 
     def synchronize(self):
+        pass
+
+    def trim(self):
         pass
 
 
@@ -490,6 +497,7 @@ def sample(
             if not math.isfinite(values.max()):
                 out[index]["status"] = Status.NOT_FINITE
                 continue
+            _penalize(values, row, counts.array, prompt_seen.array)
             part = slice(bias_offsets.array[index], bias_offsets.array[index + 1])
             np.add.at(values, bias_ids.array[part], bias_values.array[part])
             if row["mask_row"] >= 0:
@@ -503,9 +511,25 @@ def sample(
             out[index]["token"] = token
             if row["seat"] >= 0:
                 latest.array[row["seat"]] = token
+                counts.array[row["seat"], token] += _has_penalty(row)
         return [out.view(np.int32).reshape(len(out), -1)]
 
     return _run(logits.context_, compute)[0]
+
+
+def _has_penalty(row):
+    return row["repetition"] != 1 or row["frequency"] != 0 or row["presence"] != 0
+
+
+def _penalize(values, row, counts, prompt_seen):
+    if not _has_penalty(row):
+        return
+    counted = counts[row["seat"], : len(values)].astype(np.float64)
+    bits = np.unpackbits(prompt_seen[row["seat"]].view(np.uint8), bitorder="little")
+    seen = (bits[: len(values)] > 0) | (counted > 0)
+    factors = np.where(values > 0, 1 / row["repetition"].astype(np.float32), row["repetition"])
+    values[seen] *= factors[seen]
+    values -= counted * row["frequency"] + (counted > 0) * row["presence"]
 
 
 def _draw(values, row):

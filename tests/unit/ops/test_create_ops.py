@@ -6,14 +6,22 @@ import sys
 
 import pytest
 
+import kernels
 from backend.errors import ConfigError
 from backend.ops import create_ops
 from backend.ops.cpu_process import tune_cpu_process
 
 
-def test_the_cuda_executor_says_what_is_missing():
-    with pytest.raises(ConfigError, match=r"CUDA kernels .* not part of this version"):
+def test_the_cuda_executor_says_what_is_missing(monkeypatch):
+    monkeypatch.setattr(kernels, "unavailable_reason", lambda: "the CUDA extension is not built")
+    with pytest.raises(ConfigError, match="executor cuda: the CUDA extension is not built"):
         create_ops("cuda", "gpu:0", 0)
+
+
+@pytest.mark.parametrize("device", ["cpu", "xpu:0", "gpu:x"])
+def test_the_cuda_executor_takes_nothing_but_gpus(device):
+    with pytest.raises(ConfigError, match=f"executor cuda runs on gpu:N; --device is '{device}'"):
+        create_ops("cuda", device, 0)
 
 
 def test_an_unknown_executor_names_the_known_ones():

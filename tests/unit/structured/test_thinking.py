@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backend.errors import InvalidRequestError
 from backend.structured import OutputControl, ThinkingSection
@@ -113,3 +115,49 @@ def test_the_answer_is_counted_from_behind_the_section():
     for token_id, is_full in ((THINK, False), (END, False), (9, False), (10, True)):
         control.commit(token_id)
         assert control.is_full is is_full
+
+
+@given(
+    budget=st.integers(0, 6),
+    close=st.sampled_from([(END,), (LINE, END), (6, 7)]),
+    after=st.sampled_from([(), (LINE,)]),
+    replaced=st.sampled_from([(), (EOS,)]),
+    is_constrained=st.booleans(),
+    past=st.lists(st.sampled_from(sorted(TEXTS)), max_size=12),
+)
+def test_running_ahead_needs_what_holds_after_every_next_token(
+    budget, close, after, replaced, is_constrained, past
+):
+    """Asked before a token is known, for the one behind it; a replaced token takes it back."""
+
+    def begin():
+        thinking = section(budget, close, after, replaced, is_constrained)
+        write(thinking, past)
+        return thinking
+
+    if not begin().may_run_ahead:
+        return
+    for token_id in TEXTS:
+        thinking = begin()
+        assert thinking.forced_token() is None
+        if thinking.admit(token_id) == token_id:
+            thinking.commit(token_id)
+            assert thinking.forced_token() is None
+
+
+def test_a_free_answer_runs_ahead_from_its_first_thought_until_the_budget_is_near():
+    thinking = section(budget=4, close=(LINE, END), after=(LINE,))
+    ahead = []
+    for _ in range(9):
+        ahead.append(thinking.may_run_ahead)
+        write(thinking, [THINK])
+    assert ahead == [True, True, True, False, False, False, False, True, True]
+
+
+def test_a_grammar_never_runs_ahead(structured):
+    assert OutputControl(response_max_tokens=5).may_run_ahead
+    assert OutputControl(section(budget=9)).may_run_ahead
+    assert not OutputControl(section(budget=9, is_constrained=True)).may_run_ahead
+    control = OutputControl()
+    control.attach(structured.compile(StructuredSpec("regex", "ab?")).result())
+    assert not control.may_run_ahead
