@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+import kernels
 from backend.batch import Batch
 from backend.config.model import ModelConfig
 from backend.config.serving import EngineSettings
@@ -44,14 +45,20 @@ def with_measured_blocks(
     """Settings with as many KV blocks as fit --gpu-memory-utilization beside the weights and the
     largest step, which is run to see what it takes. An explicit number stays.
 
-    Raises ConfigError when nothing is left for the cache.
+    Raises ConfigError when nothing is left for the cache, or not even enough for that step.
     """
     ops = model.ops
     if settings.num_kv_blocks or not isinstance(ops, CudaOps):
         return settings
     context = ops.context
     context.trim()
-    step_bytes = _largest_step_bytes(settings, config, model, context)
+    try:
+        step_bytes = _largest_step_bytes(settings, config, model, context)
+    except kernels.OutOfMemoryError as error:
+        raise ConfigError(
+            f"a step of --max-num-batched-tokens {settings.max_num_batched_tokens} does not fit "
+            f"{settings.device} beside the weights: {error}"
+        ) from None
     context.trim()
     free, total = context.memory()
     budget = int(settings.gpu_memory_utilization * total)

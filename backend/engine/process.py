@@ -2,7 +2,8 @@
 
 Owns an EngineCore. A reader thread turns frames into a queue; the main thread alone touches the
 core: take what arrived, `core.step()`, send what came out, again. A failure that the core does not
-turn into one request's error ends the process: the supervisor in the stub starts a new one.
+turn into one request's error, such as a device's, ends the process: the supervisor in the stub
+starts a new one.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from backend import shared_memory
 from backend.config.serving import EngineSettings
@@ -39,6 +40,7 @@ from backend.errors import ErnieError, ErrorInfo, InternalError
 from backend.wire import EngineOutput, EngineRequest
 
 HEARTBEAT_S = 0.5
+EXIT_FAULT = 1
 EXIT_LOAD_FAILED = 3
 
 _PR_SET_PDEATHSIG = 1
@@ -188,6 +190,17 @@ def main(arguments: list[str]) -> int:
         return _serve(connection)
     except ConnectionClosed:
         return 0
+    except Exception:
+        log.critical("the engine cannot go on", exc_info=True)
+        return EXIT_FAULT
+
+
+def end(status: int) -> NoReturn:
+    """End this process at once: taking down a device that has failed may hang, and clients wait."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _serve(connection: Connection) -> int:
@@ -247,4 +260,4 @@ def _tie_to_parent(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end(main(sys.argv[1:]))

@@ -77,6 +77,21 @@ class DeviceRunner(ModelRunner):
         return self._device_sampler.may_run_ahead(request.sampling)
 
     def submit(self, chunks: Sequence[Chunk]) -> Computation:
+        """Launch a step. One that does not fit the device's memory fails, and nothing else does.
+
+        Raises CudaError for any other failure of the device: its context is then lost, and with it
+        the weights. `results` raises it too.
+        """
+        try:
+            return self._submit(chunks)
+        except kernels.OutOfMemoryError:
+            log.exception("a step of %d requests does not fit the device's memory", len(chunks))
+        # Only here: the traceback has let go of the step's tensors.
+        self._context.trim()
+        error = InternalError("the device ran out of memory while it computed this request")
+        return Computed([error] * len(chunks))
+
+    def _submit(self, chunks: Sequence[Chunk]) -> Computation:
         size = self._graphs.size_for(len(chunks))
         if size is not None and all(_is_plain_decode(chunk) for chunk in chunks):
             return self._submit_decode(chunks, size)
@@ -104,9 +119,9 @@ class DeviceRunner(ModelRunner):
             try:
                 parts += self._media_parts(chunk)
                 ready.append(chunk)
-            except kernels.CudaError:
-                raise
-            except Exception:
+            except Exception as error:
+                if _is_fatal(error):
+                    raise
                 log.exception("cannot encode the media of %s", chunk.request.stream_key)
                 failed[chunk] = InternalError("a picture or video could not be encoded")
         if not ready:
@@ -151,6 +166,12 @@ class _OnDevice:
         if self.failed:
             results = [self.failed.get(c, r) for c, r in zip(self.chunks, results, strict=True)]
         return results
+
+
+def _is_fatal(error: Exception) -> bool:
+    """The device's context is lost."""
+    is_device = isinstance(error, kernels.CudaError)
+    return is_device and not isinstance(error, kernels.OutOfMemoryError)
 
 
 def _input_token(request: Request, seat: int) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from backend import shared_memory
-from backend.engine.process import EngineLoop
+from backend.engine.process import EXIT_FAULT, EngineLoop
 from backend.engine.protocol import (
     Configure,
     Connection,
@@ -25,7 +25,7 @@ from backend.engine.protocol import (
 )
 from backend.errors import InternalError
 from backend.request import FinishReason
-from backend.wire import EngineOutput, PixelHandle
+from backend.wire import EngineOutput, EngineRequest, PixelHandle
 from tests.unit.engine_process.fake_core import FakeCore
 
 
@@ -161,6 +161,45 @@ def start_process(settings, **fields):
     connection = Connection(ours)
     connection.send(Configure({"model": str(settings.model), "executor": "paced", **fields}))
     return process, connection
+
+
+def test_a_core_that_fails_ends_the_process_whatever_its_teardown_does(tmp_path):
+    """Such as a device that has lost its context, whose libraries wait for it at exit."""
+    root = Path(__file__).parents[3]
+    script = tmp_path / "child.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(root)!r})\n"
+        "import atexit, time\n"
+        "from backend.engine import process\n"
+        "from tests.unit.engine_process.fake_core import FakeCore\n"
+        "atexit.register(time.sleep, 60)\n"
+        "def load_core(settings):\n"
+        "    core = FakeCore()\n"
+        "    core.step_error = RuntimeError('cudaGraphLaunch: an illegal memory access')\n"
+        "    return core\n"
+        "process.load_core = load_core\n"
+        "process.end(process.main(sys.argv[1:]))\n"
+    )
+    ours, theirs = socket.socketpair()
+    with subprocess.Popen(
+        [sys.executable, str(script), str(theirs.fileno()), str(os.getpid())],
+        pass_fds=[theirs.fileno()],
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as child:
+        theirs.close()
+        connection = Connection(ours)
+        connection.send(Configure({"model": "any"}))
+        while not isinstance(connection.receive()[0], Ready):
+            pass
+        request = EngineRequest(stream_key="k")
+        connection.send(Submit(request), pack_arrays(np.arange(3, dtype=np.int32), None))
+        with pytest.raises(ConnectionClosed):
+            while True:
+                connection.receive()
+        assert child.wait(10) == EXIT_FAULT
+        assert "an illegal memory access" in child.stderr.read()
+        connection.close()
 
 
 def test_the_real_process_serves_and_ends_with_its_connection(settings, make_request, prompt):

@@ -1,6 +1,7 @@
 """The device's runner with NumPy in the place of its kernels: the same answers as the host's, one
 step ahead, from recorded steps, whoever else is in the batch."""
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -12,8 +13,10 @@ from backend.models import build_model, parameter_specs
 from backend.ops import create_ops, cuda_ops
 from backend.request import FinishReason, SamplingParams
 from backend.runner import device_runner as device_runner_module
+from backend.structured import StructuredOutput
+from backend.tokenizer import Tokenizer
 from backend.weights import load_weights
-from backend.wire import EngineRequest
+from backend.wire import EngineRequest, StructuredSpec, ThinkingSpec
 from scripts.tiny_checkpoint.command import make_tiny_checkpoint
 from tests.unit.ops import numpy_kernels
 
@@ -53,7 +56,9 @@ def make_core(folder, monkeypatch):
         chosen = EngineSettings(model=folder, **{**defaults, **settings})
         maker = {"make_runner": device_runner(chosen, config)} if is_device else {}
         model = build_model(config, ops, weights)
-        return EngineCore(model, config, chosen, [2], config.vocab_size, **maker)
+        tokenizer = Tokenizer.load(folder)
+        structured = StructuredOutput(tokenizer, tokenizer.vocab_size)
+        return EngineCore(model, config, chosen, [2], tokenizer.vocab_size, structured, **maker)
 
     return _make_core
 
@@ -74,9 +79,9 @@ def _requests():
         yield EngineRequest(stream_key=f"r{n}", sampling=SamplingParams(**params)), ids
 
 
-def _run(core):
+def _run(core, requests=_requests):
     """Requests come two at a time between steps: tokens and finish reason of each."""
-    answers, waiting = {}, list(_requests())
+    answers, waiting = {}, list(requests())
     while waiting or core.has_work():
         for request, ids in waiting[:2]:
             core.add(request, ids, None, None)
@@ -126,3 +131,119 @@ def test_a_stream_stopped_in_mid_step_disturbs_nobody(make_core, expected):
     for key in ("r0", "r2", "r3", "r4"):
         tokens = [token for output in answers[key] for token in output.token_ids]
         assert expected[key][0][-len(tokens) :] == tokens
+
+
+def _thinking(folder, expected):
+    """Prompts as above with an open thinking section, some with a grammar behind it. Tokens that
+    the model is known to write count as ends of the answer: they close the section instead."""
+    tokenizer = Tokenizer.load(folder)
+    end = tokenizer.token_id("</think>")
+    line = tokenizer.encode_text("\n")[0]
+    for n, (request, ids) in enumerate(_requests()):
+        written = expected[request.stream_key][0]
+        replaced = (written[n % 5],) if n % 2 and len(written) > n % 5 else ()
+        close = (end,) if n % 3 else (line, end)
+        penalties = {"repetition_penalty": 1.4, "presence_penalty": 0.5} if n % 4 == 1 else {}
+        params = request.sampling
+        yield (
+            EngineRequest(
+                stream_key=request.stream_key,
+                sampling=msgspec.structs.replace(params, max_tokens=MAX_TOKENS, **penalties),
+                thinking=ThinkingSpec(close, 7 + n % 3, (line,) if n % 2 else (), replaced),
+                structured=StructuredSpec("regex", "[ab]{3}") if n % 5 == 4 else None,
+            ),
+            ids,
+        )
+
+
+def test_thinking_runs_ahead_and_ends_as_on_the_host(make_core, folder, expected, monkeypatch):
+    """Also where a token that ended the answer is replaced after the next step has begun."""
+    requests = list(_thinking(folder, expected))
+    ahead, withdrawn = [], []
+    core = make_core("cuda")
+    submit, withdraw = core._runner.submit, core._withdraw
+
+    def submit_noted(chunks):
+        ahead.extend(
+            chunk.request.stream_key
+            for chunk in chunks
+            if chunk.request.num_pending and chunk.request.sampling.control._thinking.is_open
+        )
+        return submit(chunks)
+
+    def withdraw_noted(request):
+        withdrawn.extend([request.stream_key] * bool(request.num_pending))
+        withdraw(request)
+
+    monkeypatch.setattr(core._runner, "submit", submit_noted)
+    monkeypatch.setattr(core, "_withdraw", withdraw_noted)
+    answers = _run(core, lambda: requests)
+    assert answers == _run(make_core("paddle"), lambda: requests)
+    constrained = {f"r{n}" for n in range(14) if n % 5 == 4}
+    assert ahead
+    assert not constrained & set(ahead)
+    assert len(set(withdrawn)) >= 2, withdrawn
+
+
+def test_preempted_thinking_answers_the_same(make_core, folder, expected):
+    requests = list(_thinking(folder, expected))
+    core = make_core("cuda", num_kv_blocks=11)
+    assert _run(core, lambda: requests) == _run(make_core("paddle"), lambda: requests)
+    assert core.stats()["preemptions_total"] > 0
+
+
+def _failing_once(core, monkeypatch, error, at_step):
+    """The runner's step number `at_step` fails when it has launched a part of its work."""
+    run, graphs = core._runner._device_model.run, core._runner._graphs
+    launch = graphs.launch
+    steps = iter(range(10**6))
+
+    def fail_at(compute):
+        def wrapped(*arguments):
+            result = compute(*arguments)
+            if next(steps) == at_step:
+                raise error
+            return result
+
+        return wrapped
+
+    monkeypatch.setattr(core._runner._device_model, "run", fail_at(run))
+    monkeypatch.setattr(graphs, "launch", fail_at(launch))
+
+
+@pytest.mark.parametrize("at_step", [0, 3, 9])
+def test_a_step_that_does_not_fit_the_memory_fails_alone(make_core, expected, monkeypatch, at_step):
+    core = make_core("cuda")
+    error = numpy_kernels.OutOfMemoryError("cudaMalloc: out of memory")
+    _failing_once(core, monkeypatch, error, at_step)
+    failed, waiting = set(), list(_requests())
+    answers = {}
+    while waiting or core.has_work():
+        for request, ids in waiting[:2]:
+            core.add(request, ids, None, None)
+        del waiting[:2]
+        for output in core.step():
+            answers[output.stream_key] = [
+                *answers.get(output.stream_key, ()),
+                *output.token_ids,
+            ]
+            if output.error is not None:
+                assert "ran out of memory" in output.error.message
+                failed.add(output.stream_key)
+    core.check_integrity()
+    assert 0 < len(failed) < 14
+    assert core.stats()["kv_blocks_held"] == 0
+    for key in expected.keys() - failed:
+        assert answers[key] == expected[key][0], key
+    for key in failed:
+        assert answers[key] == expected[key][0][: len(answers[key])], key
+    # Whoever comes next finds a sound engine.
+    assert _run(core) == expected
+
+
+def test_any_other_failure_of_the_device_ends_the_engine(make_core, monkeypatch):
+    core = make_core("cuda")
+    error = numpy_kernels.CudaError("cudaGraphLaunch: an illegal memory access was encountered")
+    _failing_once(core, monkeypatch, error, at_step=5)
+    with pytest.raises(numpy_kernels.CudaError, match="illegal memory access"):
+        _run(core)
