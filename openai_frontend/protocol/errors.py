@@ -1,5 +1,5 @@
 """Error bodies: OpenAI's `{"error": {"message", "type", "param", "code"}}`, and Anthropic's
-`{"type": "error", "error": {"type", "message"}}` below /v1/messages."""
+`{"type": "error", "error": {"type", "message", "details"}}` below /v1/messages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import msgspec
 from backend.errors import ErrorInfo
 
 ANTHROPIC_PATH = "/v1/messages"
+NO_THREADS = "thread_unsupported_request"
+"""Anthropic's code; at its sight a client sends the whole conversation itself."""
+
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -33,9 +36,17 @@ class ErrorBody(msgspec.Struct, omit_defaults=True):
     detail: str | None = None
 
 
-class AnthropicError(msgspec.Struct):
+class AnthropicErrorDetails(msgspec.Struct):
+    """Of an error that Anthropic's clients mend by themselves."""
+
+    error_code: str
+    unsupported: list[str]
+
+
+class AnthropicError(msgspec.Struct, omit_defaults=True):
     type: str
     message: str
+    details: AnthropicErrorDetails | None = None
 
 
 class AnthropicErrorBody(msgspec.Struct, tag="error"):
@@ -50,7 +61,10 @@ def error_body(info: ErrorInfo) -> bytes:
 def anthropic_error_body(info: ErrorInfo) -> bytes:
     other = "api_error" if info.status >= 500 else "invalid_request_error"
     kind = _ANTHROPIC_TYPES.get(info.status, other)
-    return msgspec.json.encode(AnthropicErrorBody(AnthropicError(kind, info.message)))
+    details = None
+    if info.code == NO_THREADS:
+        details = AnthropicErrorDetails(info.code, ["thread"])
+    return msgspec.json.encode(AnthropicErrorBody(AnthropicError(kind, info.message, details)))
 
 
 def body_for(path: str, info: ErrorInfo) -> bytes:

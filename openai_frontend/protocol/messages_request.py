@@ -15,6 +15,7 @@ import msgspec
 from backend import wire
 from backend.errors import InvalidRequestError
 from backend.wire import ContentPart, GenerateRequest, MediaURL, Message, MessageToolCall
+from openai_frontend.protocol.errors import NO_THREADS
 
 _EFFORTS = {"xhigh": "high", "max": "high"}
 
@@ -84,7 +85,8 @@ class OutputConfig(msgspec.Struct):
 
 
 class MessagesRequest(msgspec.Struct):
-    """Body of /v1/messages."""
+    """Body of /v1/messages. `thread`, a conversation that the server would hold, is refused: with
+    it a client sends only what is new."""
 
     ACCEPTED: ClassVar = ("cache_control", "metadata", "service_tier")
     messages: list[InputMessage]
@@ -100,10 +102,17 @@ class MessagesRequest(msgspec.Struct):
     top_p: float | None = None
     top_k: int | None = None
     stream: bool = False
+    thread: Any = None
 
 
 def to_generate(request: MessagesRequest) -> GenerateRequest:
     """Raises InvalidRequestError naming the field."""
+    if request.thread:
+        raise InvalidRequestError(
+            "thread: conversations are not stored here; send all messages",
+            param="thread",
+            code=NO_THREADS,
+        )
     if not request.messages:
         raise InvalidRequestError(
             "messages is empty", param="messages", code="missing_required_parameter"

@@ -299,6 +299,22 @@ async def test_a_clients_mistake_is_a_400_in_anthropics_form(make_client, fields
     assert triton.sent == []
 
 
+@pytest.mark.parametrize(
+    "thread", [{"type": "create"}, {"type": "continue", "previous_message_id": "msg_1"}]
+)
+async def test_a_thread_is_refused_so_that_the_client_sends_all_of_it(make_client, thread):
+    """What Anthropic's tool runner understands; without it half of a conversation is answered."""
+    triton = FakeTriton([finish("a")])
+    client = make_client(triton)
+    reply = await client.post(URL, json={**BODY, "thread": thread})
+    assert (reply.status_code, triton.sent) == (400, [])
+    assert reply.json()["error"]["details"] == {
+        "error_code": "thread_unsupported_request",
+        "unsupported": ["thread"],
+    }
+    assert (await client.post(URL, json={**BODY, "thread": None})).status_code == 200
+
+
 @pytest.mark.parametrize("path", [URL, f"{URL}/count_tokens"])
 async def test_refusals_of_the_door_have_anthropics_form_too(make_client, path):
     client = make_client(FakeTriton(), api_keys=("sesame",), max_body_bytes=300)
