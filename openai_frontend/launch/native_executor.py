@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 from backend.errors import ConfigError
 
 DEFAULTS = {"device": "gpu:0", "block_size": 64}
 BLOCK_MULTIPLE = 16
+_ASK = "import kernels; print(kernels.unavailable_reason() or '')"
+_ASK_TIMEOUT_S = 60.0
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 def with_native_defaults(serving: dict[str, Any]) -> dict[str, Any]:
@@ -37,8 +43,21 @@ def check_native_executor(serving: dict[str, Any]) -> None:
     """Raises ConfigError that says what is missing for executor `cuda`, if that is asked for."""
     if serving.get("executor") != "cuda":
         return
-    import kernels
-
-    reason = kernels.unavailable_reason()
-    if reason is not None:
+    reason = missing_for_kernels()
+    if reason:
         raise ConfigError(f"--executor cuda: {reason}")
+
+
+def missing_for_kernels() -> str:
+    """What the package `kernels` lacks here; empty when it can run.
+
+    Asked in a process of its own: the launcher has no business with drivers.
+    """
+    asked = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", _ASK],
+        cwd=_ROOT,
+        capture_output=True,
+        text=True,
+        timeout=_ASK_TIMEOUT_S,
+    )
+    return asked.stdout.strip() if asked.returncode == 0 else "the kernels cannot be asked"

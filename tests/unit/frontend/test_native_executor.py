@@ -10,7 +10,8 @@ import pytest
 
 import kernels
 from backend.errors import ConfigError
-from openai_frontend.launch.native_executor import check_native_executor
+from openai_frontend.launch import native_executor
+from openai_frontend.launch.native_executor import check_native_executor, missing_for_kernels
 from openai_frontend.launch.parsing import parse_options
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -40,15 +41,21 @@ def test_other_executors_keep_their_own_defaults(executor):
 
 
 def test_a_missing_extension_is_named(monkeypatch):
-    monkeypatch.setattr(kernels, "unavailable_reason", lambda: "run scripts/build_kernels.sh")
+    monkeypatch.setattr(
+        native_executor, "missing_for_kernels", lambda: "run scripts/build_kernels.sh"
+    )
     with pytest.raises(ConfigError, match=r"--executor cuda: run scripts/build_kernels\.sh"):
         check_native_executor({"executor": "cuda"})
     check_native_executor({"executor": "paddle"})
     check_native_executor({})
 
 
+def test_what_is_missing_is_what_the_kernels_say():
+    assert missing_for_kernels() == (kernels.unavailable_reason() or "")
+
+
 def test_a_present_gpu_is_no_error(monkeypatch):
-    monkeypatch.setattr(kernels, "unavailable_reason", lambda: None)
+    monkeypatch.setattr(native_executor, "missing_for_kernels", lambda: "")
     check_native_executor({"executor": "cuda"})
 
 
