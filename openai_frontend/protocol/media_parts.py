@@ -33,11 +33,15 @@ def extract_media(messages: Sequence[Message]) -> list[bytes]:
             continue
         scheme = text[:8].lower()
         if scheme.startswith(MEDIA_URL_PREFIX):
-            raise MediaError(f"{where}: the URL scheme {MEDIA_URL_PREFIX!r} is not for clients")
+            raise MediaError(
+                f"{where}: the URL scheme {MEDIA_URL_PREFIX!r} is not for clients", param=where
+            )
         if not scheme.startswith("data:"):
             continue
         if len(media) >= MAX_MEDIA_ITEMS:
-            raise MediaError(f"{where}: more than {MAX_MEDIA_ITEMS} pictures and videos")
+            raise MediaError(
+                f"{where}: more than {MAX_MEDIA_ITEMS} pictures and videos", param=where
+            )
         reference = f"{MEDIA_URL_PREFIX}{len(media)}"
         media.append(_decode(text, kind, where))
         if isinstance(url, MediaURL):
@@ -66,18 +70,22 @@ def _media_parts(messages: Sequence[Message]) -> Iterator[tuple[str, ContentPart
 def _decode(url: str, kind: str, where: str) -> bytes:
     header = _HEADER.match(url[:_MAX_HEADER])
     if header is None or ";base64" not in header[3].lower():
-        raise MediaError(f"{where}: a data URL must read data:{kind}/FORMAT;base64,BASE64")
+        raise MediaError(
+            f"{where}: a data URL must read data:{kind}/FORMAT;base64,BASE64", param=where
+        )
     major, minor = (header[1] or kind).lower(), (header[2] or "").lower()
     if major not in (kind, "application"):
-        raise MediaError(f"{where}: {kind}_url holds {major}/{minor}")
+        raise MediaError(f"{where}: {kind}_url holds {major}/{minor}", param=where)
     if kind == "video" and minor == "jpeg":
-        raise MediaError(f"{where}: a list of JPEG frames is not a video; send a video file")
+        raise MediaError(
+            f"{where}: a list of JPEG frames is not a video; send a video file", param=where
+        )
     try:
         data = _decode_base64(url[header.end() :])
     except (binascii.Error, ValueError):
-        raise MediaError(f"{where}: the data URL's base64 is broken") from None
+        raise MediaError(f"{where}: the data URL's base64 is broken", param=where) from None
     if not data:
-        raise MediaError(f"{where}: the data URL is empty")
+        raise MediaError(f"{where}: the data URL is empty", param=where)
     return data
 
 

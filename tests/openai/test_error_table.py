@@ -149,7 +149,7 @@ CASES = [
         OTHER,
         "bad media: broken base64",
         image("data:image/png;base64,@@"),
-        None,
+        PART,
         (PART, "base64 is broken"),
         "invalid_media",
     ),

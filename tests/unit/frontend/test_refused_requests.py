@@ -85,6 +85,7 @@ async def test_a_bad_data_url_is_400_and_names_the_part(make_client, url, words)
     body = {"messages": [USER, {"role": "user", "content": [part]}]}
     error = error_of(await make_client(FakeTriton()).post(CHAT, json=body), 400)
     assert error["message"].startswith("messages[1].content[0]")
+    assert error["param"] == "messages[1].content[0]"
     assert words in error["message"]
     assert error["code"] == "invalid_media"
 
