@@ -29,11 +29,29 @@ def test_a_target_installs_and_starts_with_the_readme_s_scripts(target: str) -> 
     assert "HEALTHCHECK" in stage
 
 
+def test_the_gpu_target_has_the_kernels_built_for_its_own_python() -> None:
+    kernels, gpu = _stage("kernels"), _stage("gpu")
+    assert "scripts/build_kernels.sh" in kernels
+    assert "COPY kernels " in kernels
+    # What a checkout has built for another Python must not come in its place, nor come at all.
+    copied = gpu.index("COPY --from=kernels /opt/ernie/kernels/ /opt/ernie/kernels/")
+    assert copied > gpu.index("COPY . /opt/ernie")
+    assert {"kernels/*.so", "build"} <= set(IGNORED)
+    assert "-devel-ubuntu24.04" in TEXT, "Triton's image is made of Ubuntu 24.04"
+
+
 def test_everything_copied_is_in_the_build_context() -> None:
-    sources = re.findall(r"^COPY (\S+) ", TEXT, re.M)
+    sources = re.findall(r"^COPY ([^-]\S*) ", TEXT, re.M)
     assert sources
     for source in sources:
         assert (ROOT / source).exists(), source
         assert source not in IGNORED
-    for name in ("backend", "model_repository", "openai_frontend", "scripts", "checkpoints"):
+    for name in (
+        "backend",
+        "kernels",
+        "model_repository",
+        "openai_frontend",
+        "scripts",
+        "checkpoints",
+    ):
         assert name not in IGNORED
