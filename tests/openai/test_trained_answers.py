@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -130,17 +131,24 @@ def test_the_questions_hold_pictures_of_both_formats_and_videos(bodies):
 
 
 def test_an_answer_alone_is_the_answer_in_a_batch_of_sixteen(ask, bodies, together):
-    for body, answer in zip(bodies[::3], together[::3], strict=True):
+    for body, answer in zip(bodies[::5], together[::5], strict=True):
         assert said(ask(body)) == answer
 
 
 def test_a_streamed_answer_is_the_collected_one(trained, bodies, together):
     with ThreadPoolExecutor(BATCH) as threads:
-        answers = threads.map(lambda body: streamed(trained, body), bodies)
-        for answer, collected in zip(answers, together, strict=True):
+        answers = threads.map(lambda body: streamed(trained, body), bodies[::3])
+        for answer, collected in zip(answers, together[::3], strict=True):
             assert answer == collected
-    for body, collected in zip(bodies[1::6], together[1::6], strict=True):
+    for body, collected in zip(bodies[1::11], together[1::11], strict=True):
         assert streamed(trained, body) == collected  # and alone
+
+
+def test_the_readmes_first_request_is_answered(trained):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (body,) = re.findall(r"^curl \S+/v1/chat/completions .* -d '(.*?)'$", readme, re.M | re.S)
+    body = {**json.loads(body), "temperature": 0}
+    assert "a red square" in streamed(trained, body)[1]
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
