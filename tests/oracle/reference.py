@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,20 +29,50 @@ from tests.oracle.models import (
 from tests.oracle.prompts import Prompt
 
 
-class Oracle:
-    """logits(prompt) of every token, float32 [n, V], by one uncached pass over the prompt alone."""
+class MediaIds(NamedTuple):
+    """Token ids. transformers wants other placeholders for videos than for images."""
 
-    def __init__(self, config: ModelConfig, weights: dict[str, np.ndarray]) -> None:
+    image: int = IMAGE
+    video: int = VIDEO
+    image_start: int = IMAGE_START
+    image_end: int = IMAGE_END
+    video_start: int = VIDEO_START
+    video_end: int = VIDEO_END
+
+
+class Oracle:
+    """logits(prompt) of every token, float32 [n, V], by one uncached pass over the prompt alone.
+
+    `weights` are canonical, of NumPy or torch. Computed on `device` in `dtype`; routers stay in
+    float32, as in every released checkpoint.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: dict[str, Any],
+        media_ids: MediaIds = MediaIds(),  # noqa: B008 - a constant
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         # Two thread pools on few cores wait for each other longer than they compute.
         torch.set_num_threads(1)
         self._config = config
-        self._model = _make_model(config)
-        state = {name: torch.from_numpy(a.copy()) for name, a in _rename(config, weights).items()}
+        self._media_ids = media_ids
+        self._device = device
+        self._dtype = dtype
+        with torch.device(device):
+            self._model = _make_model(config, media_ids)
+        tensors = {name: torch.as_tensor(array) for name, array in weights.items()}
+        state = _rename(config, tensors)
         missing, unexpected = self._model.load_state_dict(state, strict=False)
         tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
         assert set(missing) <= tied and not unexpected, (missing, unexpected)
         self._model.tie_weights()
         self._model.eval()
+        for name, parameter in self._model.named_parameters():
+            if ".gate." not in name:
+                parameter.data = parameter.data.to(dtype)
 
     @torch.no_grad()
     def logits(self, prompt: Prompt) -> np.ndarray:
@@ -52,13 +82,18 @@ class Oracle:
             inputs |= self._vision_inputs(prompt)
         else:
             inputs["position_ids"] = torch.from_numpy(prompt.positions[0].astype(np.int64))[None]
-        return self._model(**inputs).logits[0].numpy()
+        for name, value in inputs.items():
+            if isinstance(value, torch.Tensor):
+                is_float = value.is_floating_point()
+                inputs[name] = value.to(self._device, self._dtype if is_float else None)
+        return self._model(**inputs).logits[0].float().cpu().numpy()
 
     def save(self, folder: Path) -> None:
         self._model.save_pretrained(folder)
 
     def _vision_inputs(self, prompt: Prompt) -> dict[str, Any]:
-        is_video = np.isin(prompt.ids, (VIDEO, VIDEO_START, VIDEO_END))
+        ids = self._media_ids
+        is_video = np.isin(prompt.ids, (ids.video, ids.video_start, ids.video_end))
         routing = np.where(prompt.is_vision, np.where(is_video, 2, 1), 0)
         inputs = {
             "position_ids": torch.from_numpy(prompt.positions.astype(np.int64))[:, None],
@@ -80,7 +115,7 @@ class Oracle:
         return inputs
 
 
-def _make_model(config: ModelConfig) -> Any:
+def _make_model(config: ModelConfig, media_ids: MediaIds) -> Any:
     text = {
         "vocab_size": config.vocab_size,
         "hidden_size": config.hidden_size,
@@ -133,20 +168,20 @@ def _make_model(config: ModelConfig) -> Any:
     full = Ernie4_5_VLMoeConfig(
         text_config=text,
         vision_config=vision,
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
-        image_start_token_id=IMAGE_START,
-        image_end_token_id=IMAGE_END,
-        video_start_token_id=VIDEO_START,
-        video_end_token_id=VIDEO_END,
+        image_token_id=media_ids.image,
+        video_token_id=media_ids.video,
+        image_start_token_id=media_ids.image_start,
+        image_end_token_id=media_ids.image_end,
+        video_start_token_id=media_ids.video_start,
+        video_end_token_id=media_ids.video_end,
         tie_word_embeddings=config.tie_word_embeddings,
     )
     return Ernie4_5_VLMoeForConditionalGeneration._from_config(full, **common)
 
 
-def _rename(config: ModelConfig, weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _rename(config: ModelConfig, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Canonical names and [in, out] matrices → transformers' names and [out, in] matrices."""
-    result: dict[str, np.ndarray] = {}
+    result: dict[str, torch.Tensor] = {}
     for name, array in weights.items():
         if name.startswith("vision_model."):
             result["model.vision_tower." + name.removeprefix("vision_model.")] = _linear(array)
@@ -159,16 +194,16 @@ def _rename(config: ModelConfig, weights: dict[str, np.ndarray]) -> dict[str, np
     return result
 
 
-def _decoder(config: ModelConfig, name: str, array: np.ndarray) -> dict[str, np.ndarray]:
+def _decoder(config: ModelConfig, name: str, array: torch.Tensor) -> dict[str, torch.Tensor]:
     root = "model.language_model." if config.vision is not None else "model."
     if name.endswith("qkv_proj.weight"):
         prefix = root + name.removesuffix("qkv_proj.weight")
         query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
-        parts = np.split(array.T, [query, query + key])
+        parts = torch.tensor_split(array.T, [query, query + key])
         return {f"{prefix}{p}_proj.weight": a for p, a in zip("qkv", parts, strict=True)}
     if name.endswith("up_gate_proj.weight"):
         prefix = root + name.removesuffix("up_gate_proj.weight")
-        gate, up = np.split(array.T, 2)
+        gate, up = torch.chunk(array.T, 2)
         return {f"{prefix}gate_proj.weight": gate, f"{prefix}up_proj.weight": up}
     if ".mlp.gate." in name or ".mlp.moe_statics." in name or ".mlp.experts." in name:
         prefix, rest = name.split(".mlp.")
@@ -178,7 +213,7 @@ def _decoder(config: ModelConfig, name: str, array: np.ndarray) -> dict[str, np.
     return {root + name: _linear(array)}
 
 
-def _moe(config: ModelConfig, rest: str, array: np.ndarray) -> dict[str, np.ndarray]:
+def _moe(config: ModelConfig, rest: str, array: torch.Tensor) -> dict[str, torch.Tensor]:
     is_vl = config.vision is not None
     groups = ("text_moe.", "vision_moe.") if is_vl else ("",)
     if rest.startswith("moe_statics"):
@@ -189,7 +224,7 @@ def _moe(config: ModelConfig, rest: str, array: np.ndarray) -> dict[str, np.ndar
         return {f"{groups[rest.endswith('weight_1')]}gate.weight": array.T}
     _, group_name, matrix = rest.split(".")
     matrix = {"up_gate_proj": "gate_up_proj", "down_proj": "down_proj"}[matrix]
-    return {f"{groups[group_name == 'vision']}experts.{matrix}": array.transpose(0, 2, 1)}
+    return {f"{groups[group_name == 'vision']}experts.{matrix}": array.transpose(1, 2)}
 
 
 def _resampler_name(name: str) -> str:
@@ -199,5 +234,5 @@ def _resampler_name(name: str) -> str:
     return name
 
 
-def _linear(array: np.ndarray) -> np.ndarray:
+def _linear(array: torch.Tensor) -> torch.Tensor:
     return array.T if array.ndim == 2 else array
