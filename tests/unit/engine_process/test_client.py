@@ -8,9 +8,10 @@ import pytest
 
 from backend import shared_memory
 from backend.engine.client import EngineClient
-from backend.errors import ErrorInfo
+from backend.errors import EngineUnavailableError, ErrorInfo
 from backend.request import FinishReason
 from backend.wire import EngineRequest, MediaSpan
+from scripts.train_tiny.processing import CHECKPOINT
 
 
 @pytest.fixture
@@ -196,3 +197,9 @@ def test_close_ends_open_streams_with_an_error(make_client, make_responder, make
     client.submit(make_request(max_tokens=10**6), prompt, None, responder)
     client.close()
     assert responder.wait().error.code == "shutting_down"
+
+
+def test_an_executor_that_cannot_run_here_says_why_at_once(make_client, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # whatever this machine has
+    with pytest.raises(EngineUnavailableError, match=r"executor cuda: .*(built|driver|device)"):
+        make_client(model=CHECKPOINT, executor="cuda", device="gpu:0")
