@@ -43,16 +43,20 @@ pybind11=$("$python" -m pybind11 --cmakedir 2>/dev/null) ||
 
 tag=$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')
 build=$root/build/kernels$tag
-[ -z "$clean" ] || rm -rf "$build"
 mkdir -p "$build"
+# One build at a time; a second one then finds its work done.
+exec 9>"$build/lock"
+if command -v flock >/dev/null; then flock 9; fi
+target=$build/${archs//;/_}-O$optimize  # objects of other flags stay where they are
+[ -z "$clean" ] || rm -rf "$target"
 
-# One sum over everything the result depends on; ninja alone would go by times, which a fresh
-# checkout or a copied tree changes.
+# What the result depends on, by content: times change with a checkout or a copied tree.
+sums=$(cd "$root/kernels" &&
+    find CMakeLists.txt src binding include -type f | LC_ALL=C sort | xargs sha256sum)
 want=$({
     echo "$archs $optimize $python $pybind11 $tag"
     "$nvcc" --version
-    cd "$root/kernels"
-    find CMakeLists.txt src binding include -type f | LC_ALL=C sort | xargs sha256sum
+    echo "$sums"
 } | sha256sum | cut -d' ' -f1)
 output=$root/kernels/_kernels$tag
 if [ -f "$output" ] && [ "$(cat "$build/built" 2>/dev/null)" = "$want" ] && [ $resources = OFF ]; then
@@ -61,13 +65,18 @@ if [ -f "$output" ] && [ "$(cat "$build/built" 2>/dev/null)" = "$want" ] && [ $r
 fi
 
 # Registers and spills appear only while a kernel compiles, so --resources compiles all of them.
-target=$build
 if [ $resources = ON ]; then
-    target=$build-resources
+    target=$target-resources
     rm -rf "$target"
 fi
 log=$target/build.log
 mkdir -p "$target"
+# ninja goes by times, so what has other contents than at the last build gets a new one.
+if [ -f "$target/sums" ]; then
+    echo "$sums" | { grep -vxFf "$target/sums" || true; } | while read -r _ file; do
+        touch "$root/kernels/$file"
+    done
+fi
 {
     cmake -S "$root/kernels" -B "$target" -G Ninja -DCMAKE_BUILD_TYPE= \
         -DCMAKE_CUDA_COMPILER="$nvcc" -DPython_EXECUTABLE="$python" -Dpybind11_DIR="$pybind11" \
@@ -76,7 +85,6 @@ mkdir -p "$target"
 } >"$log" 2>&1 || { tail -n 60 "$log" >&2; fail "the build failed; the whole log: $log"; }
 grep -E "warning" "$log" >&2 || true
 if [ $resources = ON ]; then
-    "$nvcc" --version >/dev/null
     awk '/Compiling entry function/ { name = $0; sub(/^.*entry function ./, "", name); sub(/. for .*/, "", name) }
          /spill/ { spill = $0; sub(/^ */, "", spill) }
          /Used [0-9]+ registers/ { used = $0; sub(/^.*Used/, "Used", used); print name ": " used "; " spill }' \
@@ -85,5 +93,6 @@ fi
 # Replaced in one step: a process that has the old module loaded keeps its own file.
 cp "$target/_kernels$tag" "$output.new"
 mv "$output.new" "$output"
-[ $resources = ON ] || echo "$want" >"$build/built"
+echo "$sums" >"$target/sums"
+echo "$want" >"$build/built"
 echo "built $output"
