@@ -25,6 +25,12 @@ READY_TIMEOUT_S = 180.0
 SHARED_MEMORY = Path("/dev/shm")
 
 
+def _settings(changes: dict[str, Any]) -> dict[str, Any]:
+    """With ERNIE_SERVING='{"executor": "cuda"}' the same tests ask a GPU."""
+    inherited = json.loads(os.environ.get("ERNIE_SERVING") or "{}")
+    return {**inherited, "threads": 1, **changes}
+
+
 class ServiceProcess:
     """Use as a context manager; whatever happens, nothing stays behind."""
 
@@ -41,7 +47,7 @@ class ServiceProcess:
                 *flags,
             ],
             cwd=ROOT,
-            env={**os.environ, "ERNIE_SERVING": json.dumps({"threads": 1, **settings})},
+            env={**os.environ, "ERNIE_SERVING": json.dumps(_settings(settings))},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
