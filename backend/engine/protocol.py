@@ -119,7 +119,9 @@ class Connection:
             with self._lock:
                 self._socket.sendall(head)
                 for blob in blobs:
-                    self._socket.sendall(blob)
+                    # Without an empty one the other end has the whole frame, and may be gone by now.
+                    if memoryview(blob).nbytes:
+                        self._socket.sendall(blob)
         except OSError as error:
             raise ConnectionClosed(str(error)) from None
 
