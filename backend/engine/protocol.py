@@ -119,7 +119,7 @@ class Connection:
             with self._lock:
                 self._socket.sendall(head)
                 for blob in blobs:
-                    # Without an empty one the other end has the whole frame, and may be gone by now.
+                    # Without an empty one the other end has it all, and may be gone by now.
                     if memoryview(blob).nbytes:
                         self._socket.sendall(blob)
         except OSError as error:
