@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,6 @@ from backend.ops.cuda_ops import CudaOps
 from backend.ops.cuda_step import CudaStep
 from backend.runner.decode_rows import FilledRows
 from backend.runner.device_sampler import DeviceSampler
-
-log = logging.getLogger("ernie_engine")
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 """Batch sizes that are recorded; a batch runs as the next larger one."""

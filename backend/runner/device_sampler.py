@@ -68,7 +68,10 @@ class DeviceSampler:
         sampled, where that is so."""
         rows = padding_rows(size)
         errors: list[ErnieError | None] = []
-        biases = [self._fill(rows, row, *pair) for row, pair in enumerate(_pairs(states, seats))]
+        biases = [
+            self._fill(rows, row, state, seat)
+            for row, (state, seat) in enumerate(zip(states, seats, strict=True))
+        ]
         for row, state in enumerate(states):
             errors.append(self._constrain(rows, row, state))
         self._rows.slice(0, size).copy_from(row_bytes(rows))
@@ -245,9 +248,3 @@ def _token(
     )
     logprob = TokenLogprob(token_id, float(result["logprob"]), tuple(top))
     return SampledToken(token_id, logprob, is_replaced)
-
-
-def _pairs(
-    states: Sequence[SamplingState], seats: Sequence[int]
-) -> list[tuple[SamplingState, int]]:
-    return list(zip(states, seats, strict=True))

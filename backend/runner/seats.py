@@ -16,13 +16,6 @@ class Seats:
         self._free = list(range(count - 1, -1, -1))
         self._taken: dict[Request, int] = {}
 
-    def __len__(self) -> int:
-        """Seats that are taken."""
-        return len(self._taken)
-
-    def find(self, request: Request) -> int | None:
-        return self._taken.get(request)
-
     def take(self, requests: Iterable[Request]) -> list[int]:
         """The seat of each; raises InternalError when there are more than seats."""
         return [self._take(request) for request in requests]

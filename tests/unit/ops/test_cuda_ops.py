@@ -1,5 +1,7 @@
 """The native executor's own logic, with NumPy in the place of its kernels."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from backend.config.model import load_model_config
 from backend.config.serving import EngineSettings
 from backend.engine.loading import load_model
 from backend.models import parameter_specs
-from backend.ops import cuda_ops
+from backend.ops import ExpertGroup, cuda_ops
 from backend.ops.cuda_weights import turned
 from backend.weights import load_weights, store_weights
 from scripts.tiny_checkpoint.command import make_tiny_checkpoint
@@ -84,3 +86,28 @@ def test_an_engine_loads_through_the_store(ops, tmp_path, monkeypatch):
     monkeypatch.setattr("backend.engine.loading.create_ops", lambda *_: ops)
     loaded = load_model(EngineSettings(model=tmp_path, executor="cuda", device="gpu:0"))
     assert loaded.model.ops is ops
+
+
+def test_a_bias_of_a_few_experts_begins_where_kernels_read(ops):
+    """With six experts the vision row of the two biases starts 24 bytes behind the text row."""
+    random = np.random.default_rng(0)
+
+    def weight(*shape, kind, keep_float32=False):
+        return ops.parameter(random.standard_normal(shape, dtype=np.float32), kind, keep_float32)
+
+    bias = weight(2, 6, kind="vector", keep_float32=True)
+    groups = [
+        ExpertGroup(
+            router=weight(16, 6, kind="router", keep_float32=True),
+            correction_bias=ops.slice_rows(bias, index, index + 1),
+            up_gate=weight(6, 16, 16, kind="experts_gate_up"),
+            down=weight(6, 8, 16, kind="experts_down"),
+        )
+        for index in range(2)
+    ]
+    weights = ops.moe_weights(groups, None)
+    x = weight(3, 16, kind="embedding")
+    is_vision = ops.from_numpy(np.array([0, 1, 0], dtype=np.uint8))
+    step = SimpleNamespace(is_vision=is_vision)
+    sums = ops.moe(x, weights, 2, 1e-12, step)
+    assert np.isfinite(ops.to_numpy(sums)).all()
