@@ -116,10 +116,6 @@ class ModelConfig:
     def is_multimodal(self) -> bool:
         return self.vision is not None
 
-    @property
-    def kv_bytes_per_token_f32(self) -> int:
-        return 2 * 4 * self.num_layers * self.num_kv_heads * self.head_dim
-
 
 def load_model_config(folder: Path) -> ModelConfig:
     """Read `folder`/config.json, and added_tokens.json beside it for ids that it leaves out.

@@ -75,7 +75,7 @@ class EngineCore:
         structured: StructuredOutput | None = None,
         make_runner: RunnerMaker = ModelRunner,
     ) -> None:
-        sizing = size_kv_cache(settings, config)
+        sizing = size_kv_cache(settings, config, model)
         limits = SchedulerLimits(
             max_num_seqs=settings.max_num_seqs,
             max_num_batched_tokens=settings.max_num_batched_tokens,

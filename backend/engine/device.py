@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,11 +31,16 @@ MAX_BLOCKS = 2**18
 
 def device_runner(settings: EngineSettings, config: ModelConfig) -> Any:
     """Makes a DeviceRunner for EngineCore."""
-    return partial(
-        DeviceRunner,
-        max_num_seqs=settings.max_num_seqs,
-        max_model_len=size_kv_cache(settings, config).max_model_len,
-    )
+
+    def make(model: Model, *arguments: Any) -> DeviceRunner:
+        return DeviceRunner(
+            model,
+            *arguments,
+            max_num_seqs=settings.max_num_seqs,
+            max_model_len=size_kv_cache(settings, config, model).max_model_len,
+        )
+
+    return make
 
 
 def with_measured_blocks(
@@ -51,6 +55,7 @@ def with_measured_blocks(
     if settings.num_kv_blocks or not isinstance(ops, CudaOps):
         return settings
     context = ops.context
+    block_bytes = model.kv_block_bytes(settings.block_size)
     context.trim()
     try:
         step_bytes = _largest_step_bytes(settings, config, model, context)
@@ -63,7 +68,6 @@ def with_measured_blocks(
     free, total = context.memory()
     budget = int(settings.gpu_memory_utilization * total)
     left = budget - (total - free) - step_bytes - GRAPH_BYTES
-    block_bytes = config.kv_bytes_per_token_f32 // 2 * settings.block_size
     longest = settings.max_model_len or config.max_position_embeddings
     useful = settings.max_num_seqs * -(-longest // settings.block_size)
     num_blocks = min(left // block_bytes - 1, useful, MAX_BLOCKS)

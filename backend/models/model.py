@@ -51,6 +51,10 @@ class Model:
             self._attention, self.config.num_layers, num_blocks, block_size
         )
 
+    def kv_block_bytes(self, block_size: int) -> int:
+        """What a block takes in all layers, measured on one."""
+        return int(self.allocate_kv_cache(1, block_size).num_bytes)
+
     def forward(self, batch: Batch, kv_cache: KvCache) -> Tensor:
         """Run the batch's tokens, write their keys and values: float32 logits [R, V]."""
         return self.run(self.begin_step(batch, kv_cache), kv_cache)

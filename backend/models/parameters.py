@@ -26,6 +26,7 @@ class ParameterSpec:
     - vector: norm weights, biases, correction bias; the same in both
     - embedding [V, H]: the same in both
     - linear [in, out]: as is / transposed
+    - head [H, V]: as linear
     - qkv [H, (nq + 2 nkv) d]: fused, columns all q, all k, all v / three transposed matrices
     - gate_up [H, 2 I]: fused, gate then up / two transposed matrices
     - router [H, E]: as is / transposed for text models, as is for VL models
@@ -89,7 +90,7 @@ def _all_specs(config: ModelConfig) -> Iterator[ParameterSpec]:
         yield from _decoder_layer(config, layer)
     yield ParameterSpec("norm.weight", (hidden,), "vector")
     if not config.tie_word_embeddings:
-        yield ParameterSpec("lm_head.weight", (hidden, config.vocab_size), "linear")
+        yield ParameterSpec("lm_head.weight", (hidden, config.vocab_size), "head")
     if config.vision is not None:
         yield from _vision_model(config.vision)
         yield from _resampler(config.vision, hidden)

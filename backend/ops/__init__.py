@@ -34,8 +34,9 @@ EXECUTORS = ("paddle", "cuda")
 def create_ops(executor: str, device: str, threads: int) -> Ops:
     """The executor named `executor` on `device` ("cpu", "gpu:0", "xpu:0").
 
-    `threads` bounds a CPU's compute threads; 0 leaves the choice to the framework. Raises
-    ConfigError for an executor or a device that this installation does not have.
+    `threads` bounds a CPU's compute threads, or with `cuda` those that copy weights while they are
+    loaded; 0 leaves the choice to the executor. Raises ConfigError for an executor or a device that
+    this installation does not have.
     """
     if threads < 0:
         raise ConfigError(f"threads is {threads}; expected 0 (automatic) or more")
@@ -44,7 +45,7 @@ def create_ops(executor: str, device: str, threads: int) -> Ops:
     if executor == "cuda":
         from backend.ops.cuda_ops import CudaOps
 
-        return CudaOps(device)
+        return CudaOps(device, threads)
     raise ConfigError(f"executor is {executor!r}; expected one of {', '.join(EXECUTORS)}")
 
 

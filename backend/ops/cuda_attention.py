@@ -5,34 +5,41 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from backend.ops.cuda_linear import CudaLinear
 from backend.ops.cuda_step import CudaStep
 from backend.ops.interface import AttentionShape, Tensor
 
 
 @dataclass(frozen=True)
 class CudaKvCache:
-    """Keys and values per layer, each bfloat16 [num_blocks, nkv, block_size, d]."""
+    """Keys and values per layer, each [num_blocks, nkv, block_size, d] of one dtype.
+
+    Kernels take the format from the tensors they are given; nobody else needs to know it.
+    """
 
     shape: AttentionShape
-    block_size: int
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
 
     @classmethod
     def allocate(
         cls,
-        kernels: Any,
         context: Any,
         shape: AttentionShape,
         num_layers: int,
         num_blocks: int,
         block_size: int,
+        dtype: Any,
     ) -> CudaKvCache:
         extents = (num_blocks, shape.num_kv_heads, block_size, shape.head_dim)
         keys, values = (
-            tuple(context.zeros(extents, kernels.bf16) for _ in range(num_layers)) for _ in range(2)
+            tuple(context.zeros(extents, dtype) for _ in range(num_layers)) for _ in range(2)
         )
-        return cls(shape, block_size, keys, values)
+        return cls(shape, keys, values)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
 
 FUSED_HEAD_DIMS = (32, 128)
@@ -40,11 +47,11 @@ FUSED_HEAD_DIMS = (32, 128)
 
 
 def project_qkv(
-    kernels: Any, x: Tensor, weight: Tensor, step: CudaStep, cache: CudaKvCache, layer: int
+    kernels: Any, x: Tensor, weight: CudaLinear, step: CudaStep, cache: CudaKvCache, layer: int
 ) -> Tensor:
     """See Ops.project_qkv. [T, H] → [T, nq, d]; of a step of decodes [T, (nq + 2 nkv) d], because
     the rest is then attention's."""
-    qkv = kernels.linear(x, weight)
+    qkv: Tensor = weight.product(kernels, x)
     if _is_fused(step, cache):
         return qkv
     return kernels.rope_kv_write(

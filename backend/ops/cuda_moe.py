@@ -11,18 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from backend.ops.cuda_weights import put_shared_experts
+from backend.ops.cuda_experts import Bf16Experts, CudaExperts, put_shared_experts
+from backend.ops.cuda_linear import Bf16Linear
 from backend.ops.interface import ExpertGroup, SharedExperts, Tensor, Weight
 
 
 @dataclass(frozen=True)
 class CudaMoeWeights:
-    """`up_gate` [E + S, 2 m, H] and `down` [E + S, H, m] hold routed, then shared experts."""
+    """`up_gate` [E + S, H, 2 m] and `down` [E + S, m, H] hold routed, then shared experts."""
 
-    router: Weight
-    correction_bias: Weight
-    up_gate: Weight
-    down: Weight
+    router: Tensor
+    correction_bias: Tensor
+    up_gate: CudaExperts
+    down: CudaExperts
     num_shared: int
     vision: ExpertGroup | None
 
@@ -42,8 +43,8 @@ def moe_weights(
     text = groups[0]
     num_routed = text.router.shape[0]
     up_gate, down = text.up_gate, text.down
-    if shared is not None and up_gate.shape[0] == num_routed:
-        num_shared = shared.down.shape[1] // down.shape[2]
+    if shared is not None and up_gate.num_experts == num_routed:
+        num_shared = shared.down.rows.shape[1] // down.rows.shape[2]
         up_gate = _with_shared(kernels, context, up_gate, shared.up_gate, num_shared)
         down = _with_shared(kernels, context, down, shared.down, num_shared)
     return CudaMoeWeights(
@@ -51,7 +52,7 @@ def moe_weights(
         correction_bias=_own(context, text.correction_bias),
         up_gate=up_gate,
         down=down,
-        num_shared=up_gate.shape[0] - num_routed,
+        num_shared=up_gate.num_experts - num_routed,
         vision=None if len(groups) < 2 else _with_own_bias(context, groups[1]),
     )
 
@@ -67,14 +68,14 @@ def _own(context: Any, bias: Weight) -> Weight:
 
 
 def _with_shared(
-    kernels: Any, context: Any, table: Weight, shared: Weight, num_shared: int
-) -> Weight:
+    kernels: Any, context: Any, experts: Bf16Experts, shared: Bf16Linear, num_shared: int
+) -> Bf16Experts:
     """A longer table, with the shared experts at its end."""
-    num_routed = table.shape[0]
+    table, num_routed = experts.rows, experts.num_experts
     joined = context.empty((num_routed + num_shared, *table.shape[1:]), kernels.bf16)
     kernels.copy(joined.slice(0, num_routed), table)
-    put_shared_experts(kernels, context, joined, shared, num_routed)
-    return joined
+    put_shared_experts(kernels, context, joined, shared.rows, num_routed)
+    return Bf16Experts(joined)
 
 
 def moe(
@@ -102,27 +103,8 @@ def moe(
     )
     slots = top_k + weights.num_shared
     y = context.empty((num_tokens * slots, hidden), kernels.bf16)
-    num_text = weights.up_gate.shape[0]
-    _run_experts(kernels, x, routing, weights.up_gate, weights.down, 0, slots, y)
+    weights.up_gate.feed_forward(kernels, weights.down, x, routing, 0, slots, y)
     if vision is not None:
-        _run_experts(kernels, x, routing, vision.up_gate, vision.down, num_text, slots, y)
+        first = weights.up_gate.num_experts
+        vision.up_gate.feed_forward(kernels, vision.down, x, routing, first, slots, y)
     return SlotSums(y, routing.weights)
-
-
-def _run_experts(
-    kernels: Any,
-    x: Tensor,
-    routing: Any,
-    up_gate: Weight,
-    down: Weight,
-    first_group: int,
-    slots: int,
-    y: Tensor,
-) -> None:
-    # Few tokens are streamed past by the weights; many are a matrix product.
-    is_small = x.shape[0] * slots <= kernels.SMALL_PAIRS
-    up = kernels.moe_up_small if is_small else kernels.moe_up_large
-    to_y = kernels.moe_down_small if is_small else kernels.moe_down_large
-    num_groups = up_gate.shape[0]
-    hidden = up(x, routing, up_gate, first_group, num_groups, slots)
-    to_y(hidden, routing, down, first_group, num_groups, y)

@@ -13,9 +13,10 @@ from backend.errors import ConfigError
 from backend.ops import cuda_attention, cuda_moe, cuda_step
 from backend.ops.arrays import FloatArray, IntArray, NumpyArray
 from backend.ops.cuda_attention import CudaKvCache
+from backend.ops.cuda_linear import CudaLinear
 from backend.ops.cuda_moe import CudaMoeWeights, SlotSums
 from backend.ops.cuda_step import CudaRope, CudaStep
-from backend.ops.cuda_weights import CudaWeightStore, turned
+from backend.ops.cuda_weights import CudaWeightStore, device_weight, turned
 from backend.ops.interface import (
     Activation,
     AttentionShape,
@@ -23,6 +24,7 @@ from backend.ops.interface import (
     ParameterKind,
     SharedExperts,
     Tensor,
+    Weight,
 )
 from backend.ops.rope import RopeSpec
 
@@ -40,13 +42,15 @@ class CudaVisionStep:
 class CudaOps:
     """See `Ops` for what each operation computes; the model dtype is bfloat16.
 
-    `device` is "gpu:N". Raises ConfigError that says what is missing: the built kernels, a driver,
-    such a GPU, or one new enough.
+    `device` is "gpu:N". `threads` copy weights from files; 0: a few. Raises ConfigError that says
+    what is missing: the built kernels, a driver, such a GPU, or one new enough.
+
+    Keys and values are kept as `kv_dtype`, one of the kernels' dtypes.
     """
 
     dtype = "bfloat16"
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, threads: int = 0) -> None:
         kind, _, index = device.partition(":")
         if kind != "gpu" or not (index or "0").isdigit():
             raise ConfigError(f"executor cuda runs on gpu:N; --device is {device!r}")
@@ -58,6 +62,8 @@ class CudaOps:
         except (RuntimeError, ValueError) as error:
             raise ConfigError(f"executor cuda: {device}: {error}") from None
         self.device = device
+        self.threads = threads
+        self.kv_dtype = kernels.bf16
         self._ropes: dict[RopeSpec, CudaRope] = {}
 
     def from_numpy(self, array: NumpyArray, keep_float32: bool = False) -> Tensor:
@@ -70,11 +76,11 @@ class CudaOps:
         array: NumpyArray = self._plain(tensor).numpy()
         return array
 
-    def parameter(self, array: FloatArray, kind: ParameterKind, keep_float32: bool) -> Tensor:
-        return self.from_numpy(turned(array, kind), keep_float32)
+    def parameter(self, array: FloatArray, kind: ParameterKind, keep_float32: bool) -> Weight:
+        return device_weight(self.from_numpy(turned(array, kind), keep_float32), kind)
 
     def weight_store(self, shapes: Mapping[str, tuple[int, ...]]) -> CudaWeightStore:
-        return CudaWeightStore(kernels, self.context, shapes)
+        return CudaWeightStore(kernels, self.context, shapes, self.threads)
 
     def slice_rows(self, x: Tensor, start: int, stop: int) -> Tensor:
         return x.slice(start, stop)
@@ -104,16 +110,14 @@ class CudaOps:
     def linear(
         self,
         x: Tensor,
-        weight: Tensor,
+        weight: CudaLinear,
         bias: Tensor | None = None,
         activation: Activation | None = None,
     ) -> Tensor:
-        return kernels.linear(x, weight, bias, activation or "")
+        return weight.product(kernels, x, bias, activation)
 
-    def linear_swiglu(self, x: Tensor, weight: Tensor) -> Tensor:
-        if x.shape[0] <= kernels.SKINNY_ROWS:
-            return kernels.skinny_linear_swiglu(x, weight)
-        return kernels.swiglu(kernels.linear(x, weight))
+    def linear_swiglu(self, x: Tensor, weight: CudaLinear) -> Tensor:
+        return weight.swiglu_product(kernels, x)
 
     def moe_weights(
         self, groups: Sequence[ExpertGroup], shared: SharedExperts | None
@@ -129,7 +133,7 @@ class CudaOps:
         self, shape: AttentionShape, num_layers: int, num_blocks: int, block_size: int
     ) -> CudaKvCache:
         return CudaKvCache.allocate(
-            kernels, self.context, shape, num_layers, num_blocks, block_size
+            self.context, shape, num_layers, num_blocks, block_size, self.kv_dtype
         )
 
     def rope(self, spec: RopeSpec) -> CudaRope:
@@ -154,7 +158,7 @@ class CudaOps:
         return kernels.gather_rows(self._plain(x), rows), kernels.gather_rows(residual, rows)
 
     def project_qkv(
-        self, x: Tensor, weight: Tensor, step: CudaStep, cache: CudaKvCache, layer: int
+        self, x: Tensor, weight: CudaLinear, step: CudaStep, cache: CudaKvCache, layer: int
     ) -> Tensor:
         return cuda_attention.project_qkv(kernels, x, weight, step, cache, layer)
 

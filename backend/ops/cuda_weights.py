@@ -2,7 +2,8 @@
 
 The canonical matrices are [in, out]; here the last two axes change places, which is how the decode
 kernels stream rows and how the prefill kernels take their second operand. A layer's shared experts
-follow the text experts in one table, as experts that every token is sent to.
+follow the text experts in one table, as experts that every token is sent to. What a layer gets is
+an object that knows its format: `device_weight` makes it of a tensor whose values are all there.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from backend.errors import InternalError
 from backend.ops.arrays import FloatArray, NumpyArray
-from backend.ops.interface import ParameterKind, Region, Weight
+from backend.ops.cuda_experts import Bf16Experts, put_shared_experts
+from backend.ops.cuda_linear import Bf16Linear
+from backend.ops.interface import ParameterKind, Region, Tensor, Weight
 
 UNTURNED: Final = ("vector", "embedding")
 """Kinds that keep their canonical axes."""
@@ -23,6 +25,7 @@ UNTURNED: Final = ("vector", "embedding")
 _BUFFER_BYTES = 64 * 2**20
 _MAX_COPY_THREADS = 4
 _TEXT_EXPERTS = ".experts.text."
+_SHARED_EXPERTS = ".shared_experts."
 
 
 def device_shape(shape: tuple[int, ...], kind: ParameterKind) -> tuple[int, ...]:
@@ -35,31 +38,48 @@ def turned(array: FloatArray, kind: ParameterKind) -> FloatArray:
     return array if kind in UNTURNED else np.ascontiguousarray(array.swapaxes(-1, -2))
 
 
-class CudaWeightStore:
-    """See WeightStore. `shapes`: canonical shapes of all tensors that will come.
+def device_weight(tensor: Tensor, kind: ParameterKind) -> Weight:
+    """What layers get for a tensor in the device's order."""
+    if kind in ("linear", "qkv", "gate_up"):
+        return Bf16Linear(tensor)
+    if kind in ("experts_gate_up", "experts_down"):
+        return Bf16Experts(tensor)
+    return tensor
 
-    Text expert tables get room for the layer's shared experts, which are copied there at the end:
-    the table of 64 experts of width m and a shared width of 2 m becomes one of 66.
+
+class CudaWeightStore:
+    """See WeightStore. `shapes`: canonical shapes of all tensors that will come. `threads` copy out
+    of the files; 0: a few.
+
+    A tensor becomes a weight as soon as the next one begins. Only text expert tables wait: they
+    have room for the layer's shared experts, which come later and are copied there. The table of
+    64 experts of width m and a shared width of 2 m becomes one of 66.
     """
 
-    def __init__(self, kernels: Any, context: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(
+        self, kernels: Any, context: Any, shapes: Mapping[str, tuple[int, ...]], threads: int
+    ) -> None:
         self._kernels = kernels
         self._context = context
         self._shapes = shapes
-        threads = min(_MAX_COPY_THREADS, os.cpu_count() or 1)
+        threads = threads or min(_MAX_COPY_THREADS, os.cpu_count() or 1)
         self._uploader = kernels.WeightUploader(context, _BUFFER_BYTES, threads)
         self._kinds: dict[str, ParameterKind] = {}
+        self._tensors: dict[str, Tensor] = {}
         self._weights: dict[str, Weight] = {}
+        self._current = ""
 
     def begin(
         self, name: str, shape: tuple[int, ...], kind: ParameterKind, keep_float32: bool
     ) -> None:
+        self._end_current()
         rows = device_shape(shape, kind)
         if _TEXT_EXPERTS in name:
             rows = (rows[0] + self._num_shared(name), *rows[1:])
         dtype = self._kernels.f32 if keep_float32 else self._kernels.bf16
         self._kinds[name] = kind
-        self._weights[name] = self._context.empty(rows, dtype)
+        self._tensors[name] = self._context.empty(rows, dtype)
+        self._current = name
 
     def place(self, name: str, values: NumpyArray, target: Region, is_transposed: bool) -> None:
         kind, shape = self._kinds[name], self._shapes[name]
@@ -74,19 +94,29 @@ class CudaWeightStore:
             table = starts[0] * shape[-1] * shape[-2] if len(shape) == 3 else 0
             offset = table + row * stride + column
         self._uploader.place(
-            self._weights[name], offset, stride, source, is_turned != is_transposed
+            self._tensors[name], offset, stride, source, is_turned != is_transposed
         )
 
     def finish(self) -> dict[str, Weight]:
-        for name, table in self._weights.items():
-            if _TEXT_EXPERTS in name and self._num_shared(name):
-                shared = self._weights[_shared_name(name)]
-                put_shared_experts(
-                    self._kernels, self._context, table, shared, self._shapes[name][0]
-                )
+        self._end_current()
         del self._uploader
         self._context.synchronize()
         return self._weights
+
+    def _end_current(self) -> None:
+        name = self._current
+        if _SHARED_EXPERTS in name:
+            self._put_shared(_table_name(name), self._tensors[name])
+        if name and not (_TEXT_EXPERTS in name and self._num_shared(name)):
+            self._make_weight(name)
+
+    def _put_shared(self, table: str, shared: Tensor) -> None:
+        num_routed = self._shapes[table][0]
+        put_shared_experts(self._kernels, self._context, self._tensors[table], shared, num_routed)
+        self._make_weight(table)
+
+    def _make_weight(self, name: str) -> None:
+        self._weights[name] = device_weight(self._tensors.pop(name), self._kinds[name])
 
     def _num_shared(self, name: str) -> int:
         shared = self._shapes.get(_shared_name(name))
@@ -97,46 +127,15 @@ class CudaWeightStore:
         return shared[axis] // self._shapes[name][axis]
 
 
-def put_shared_experts(
-    kernels: Any, context: Any, table: Weight, shared: Weight, num_routed: int
-) -> None:
-    """Copy shared experts into the table's rows from `num_routed` on.
-
-    Of up projections, shared [2 · S · m, H] (gates, then ups) → S times [2 m, H]; of down
-    projections, shared [H, S · m] → S times [H, m].
-    """
-    num_shared = table.shape[0] - num_routed
-    outputs, inputs = table.shape[1:]
-    if shared.shape == (num_shared * outputs, inputs):
-        width = outputs // 2
-        for expert in range(num_shared):
-            target = table.slice(num_routed + expert, num_routed + expert + 1).view(
-                (outputs, inputs)
-            )
-            for half in range(2):
-                start = (half * num_shared + expert) * width
-                kernels.copy(
-                    target.slice(half * width, (half + 1) * width),
-                    shared.slice(start, start + width),
-                )
-    elif shared.shape == (outputs, num_shared * inputs):
-        by_expert = shared.view((outputs * num_shared, inputs))
-        for expert in range(num_shared):
-            rows = np.arange(outputs, dtype=np.int32) * num_shared + expert
-            target = table.slice(num_routed + expert, num_routed + expert + 1)
-            picked = kernels.gather_rows(by_expert, context.upload(rows))
-            kernels.copy(target.view((outputs, inputs)), picked)
-    else:
-        raise InternalError(
-            f"shared experts {list(shared.shape)} do not fit a table {list(table.shape)} of "
-            f"{num_routed} routed experts"
-        )
-
-
 def _shared_name(name: str) -> str:
     """`layers.3.mlp.experts.text.down_proj` → `layers.3.mlp.shared_experts.down_proj.weight`."""
     layer, projection = name.split(_TEXT_EXPERTS)
-    return f"{layer}.shared_experts.{projection}.weight"
+    return f"{layer}{_SHARED_EXPERTS}{projection}.weight"
+
+
+def _table_name(name: str) -> str:
+    """The table that shared experts end in; the other way round."""
+    return name.replace(_SHARED_EXPERTS, _TEXT_EXPERTS).removesuffix(".weight")
 
 
 def _resolve(target: Region, shape: tuple[int, ...]) -> tuple[list[int], list[int]]:

@@ -26,11 +26,13 @@ Tensor = Any
 """A tensor of the executor; models pass it on and never look inside."""
 
 KvCache = Any
-"""Keys and values of all layers, paged; made by `allocate_kv_cache`, changed by `project_qkv`."""
+"""Keys and values of all layers, paged, in the executor's number format; made by
+`allocate_kv_cache`, changed by `project_qkv`. It has the int `num_bytes`, the memory that it takes
+with all that belongs to its format."""
 
 Weight = Any
-"""A weight of the checkpoint in the executor's own form; made by `parameter`."""
-
+"""A weight of the checkpoint in the executor's own form, number format included; made by
+`parameter` or a store. Whoever holds one gives it back to an operation and never looks inside."""
 
 Step = Any
 """A Batch made ready for the executor once per forward pass; made by `begin_step`. It has the ints
@@ -42,7 +44,15 @@ VisionStep = Any
 Activation = Literal["gelu", "quick_gelu"]
 
 ParameterKind = Literal[
-    "vector", "embedding", "linear", "qkv", "gate_up", "router", "experts_gate_up", "experts_down"
+    "vector",
+    "embedding",
+    "head",
+    "linear",
+    "qkv",
+    "gate_up",
+    "router",
+    "experts_gate_up",
+    "experts_down",
 ]
 """What a checkpoint's tensor is; backend.models.parameters says how each is stored."""
 
@@ -51,7 +61,11 @@ Region = tuple[int | slice, ...]
 
 
 class WeightStore(Protocol):
-    """Takes a checkpoint's tensors piece by piece, as the files hold them."""
+    """Takes a checkpoint's tensors piece by piece, as the files hold them.
+
+    One tensor after another, in the order of their specs: all pieces of one are placed before the
+    next begins, so that it can become a weight at once and its room be used again.
+    """
 
     def begin(
         self, name: str, shape: tuple[int, ...], kind: ParameterKind, keep_float32: bool
@@ -139,7 +153,7 @@ class Ops(Protocol):
     def linear(
         self,
         x: Tensor,
-        weight: Tensor,
+        weight: Weight,
         bias: Tensor | None = None,
         activation: Activation | None = None,
     ) -> Tensor:
@@ -148,7 +162,7 @@ class Ops(Protocol):
         gelu is the exact one (erf); quick_gelu(t) = t · sigmoid(1.702 t).
         """
 
-    def linear_swiglu(self, x: Tensor, weight: Tensor) -> Tensor:
+    def linear_swiglu(self, x: Tensor, weight: Weight) -> Tensor:
         """silu(x @ weight[:, :m]) · (x @ weight[:, m:]): [T, H], [H, 2 m] → [T, m]."""
 
     def moe_weights(
@@ -183,7 +197,7 @@ class Ops(Protocol):
         """Both cut to the step's R rows whose logits are wanted; R is at least 1."""
 
     def project_qkv(
-        self, x: Tensor, weight: Tensor, step: Step, cache: KvCache, layer: int
+        self, x: Tensor, weight: Weight, step: Step, cache: KvCache, layer: int
     ) -> Tensor:
         """x @ weight, turn q and k by the step's angles, write k and v to the batch's slots.
 
@@ -197,7 +211,7 @@ class Ops(Protocol):
         are scaled by d^-0.5; softmax is float32. Decode and prefill rows mix freely.
         """
 
-    def logits(self, x: Tensor, head: Tensor, transposed: bool) -> Tensor:
+    def logits(self, x: Tensor, head: Weight, transposed: bool) -> Tensor:
         """x @ head, or x @ head.T when `transposed` (a tied embedding [V, H]); float32 [R, V]."""
 
     def normalize_patches(self, patches: NumpyArray, mean: FloatArray, std: FloatArray) -> Tensor:

@@ -36,6 +36,10 @@ class PaddleKvCache:
         return cls(shape, num_blocks, block_size, tuple(layers[0]), tuple(layers[1]))
 
     @property
+    def num_bytes(self) -> int:
+        return sum(tensor.size * tensor.element_size() for tensor in (*self.keys, *self.values))
+
+    @property
     def num_slots(self) -> int:
         return self.num_blocks * self.block_size
 

@@ -137,6 +137,7 @@ PADDLE = Layout(
     rules={
         "vector": _whole,
         "embedding": _whole,
+        "head": _whole,
         "linear": _whole,
         "qkv": _whole,
         "gate_up": _whole,
@@ -152,6 +153,7 @@ HF = Layout(
     rules={
         "vector": _whole,
         "embedding": _whole,
+        "head": _transposed,
         "linear": _transposed,
         "qkv": _split_qkv,
         "gate_up": _split_gate_up,

@@ -11,7 +11,7 @@ import kernels
 from backend.config.model import ModelConfig
 from backend.models import parameter_specs
 from backend.ops.cuda_ops import CudaOps
-from backend.ops.cuda_weights import UNTURNED, device_shape
+from backend.ops.cuda_weights import UNTURNED, device_shape, device_weight
 from scripts.engine_bench.shapes import SHAPES
 from tests.oracle.models import IMAGE, IMAGE_END, IMAGE_START, VIDEO, VIDEO_END, VIDEO_START
 
@@ -63,7 +63,11 @@ def as_canonical(config: ModelConfig, weights: dict[str, torch.Tensor]) -> dict[
     }
 
 
-def shared(ops: CudaOps, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
-    """The same memory as the executor's tensors."""
+def shared(config: ModelConfig, ops: CudaOps, weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """The same memory as the executor's weights."""
+    specs = parameter_specs(config)
     torch.cuda.synchronize()
-    return {name: kernels.from_dlpack(ops.context, tensor) for name, tensor in weights.items()}
+    return {
+        name: device_weight(kernels.from_dlpack(ops.context, tensor), specs[name].kind)
+        for name, tensor in weights.items()
+    }

@@ -39,7 +39,7 @@ class Subject:
         self.exact = Oracle(self.config, canonical, MediaIds(), "cuda")
         self.rounded = Oracle(self.config, canonical, MediaIds(), "cuda", torch.bfloat16)
         ops = CudaOps("gpu:0")
-        self.model = build_model(self.config, ops, shared(ops, weights))
+        self.model = build_model(self.config, ops, shared(self.config, ops, weights))
         random = np.random.RandomState(5)
         self.prompts = [self._spread(media_prompt(random, parts)) for parts in PARTS[shape]]
 

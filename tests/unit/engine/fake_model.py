@@ -80,6 +80,9 @@ class FakeModel:
     def allocate_kv_cache(self, num_blocks, block_size):
         return np.zeros((num_blocks, block_size))
 
+    def kv_block_bytes(self, block_size):
+        return self.allocate_kv_cache(1, block_size).nbytes
+
     def encode_media(self, patches, grids):
         (grid,) = grids
         if patches[0, 0] == BAD_PIXEL:

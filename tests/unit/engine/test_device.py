@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from backend.config.model import load_model_config
@@ -81,9 +82,17 @@ def test_blocks_fill_what_weights_and_the_largest_step_leave(measure, monkeypatc
     monkeypatch.setattr(device, "MAX_BLOCKS", 10**9)
     settings = measure(max_num_seqs=10**6)
     left = TOTAL // 2 - 256 * MIB - 128 * MIB - device.GRAPH_BYTES
-    block_bytes = measure.config.kv_bytes_per_token_f32 // 2 * 16
+    shape = measure.config
+    block_bytes = 2 * 4 * shape.num_layers * shape.num_kv_heads * shape.head_dim * 16
     # One block more is allocated, which belongs to nobody.
     assert settings.num_kv_blocks == left // block_bytes - 1
+
+
+def test_values_of_half_the_bytes_give_twice_the_blocks(measure, monkeypatch):
+    monkeypatch.setattr(device, "MAX_BLOCKS", 10**9)
+    wide = measure(max_num_seqs=10**6).num_kv_blocks
+    measure.model.ops.kv_dtype = np.float16
+    assert measure(max_num_seqs=10**6).num_kv_blocks // 2 == wide
 
 
 def test_no_more_blocks_are_taken_than_all_requests_can_use(measure):

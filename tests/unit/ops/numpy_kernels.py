@@ -49,6 +49,10 @@ class Tensor:
     def dtype(self):
         return self.array.dtype.type
 
+    @property
+    def nbytes(self):
+        return self.array.nbytes
+
     def numpy(self):
         return self.array.copy()
 

@@ -54,7 +54,8 @@ def test_stored_weights_are_those_that_a_host_puts_together(ops, tmp_path, kind,
     )
     assert stored.keys() == on_host.keys()
     for name, expected in on_host.items():
-        found = stored[name].numpy()
+        weight = stored[name]
+        found = getattr(weight, "rows", weight).numpy()
         if ".experts.text." in name:
             _check_shared(found[len(expected) :], name, on_host)
             found = found[: len(expected)]
@@ -79,6 +80,20 @@ def test_a_device_that_is_no_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(cuda_ops, "kernels", numpy_kernels)
     with pytest.raises(cuda_ops.ConfigError, match="runs on gpu:N; --device is 'cpu'"):
         cuda_ops.CudaOps("cpu")
+
+
+def test_threads_are_those_that_copy_weights(ops, monkeypatch):
+    counts = []
+
+    class Uploader(numpy_kernels.WeightUploader):
+        def __init__(self, context, buffer_bytes, threads):
+            counts.append(threads)
+
+    monkeypatch.setattr(numpy_kernels, "WeightUploader", Uploader)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    for threads in (7, 0):
+        cuda_ops.CudaOps("gpu:0", threads).weight_store({}).finish()
+    assert counts == [7, 3]
 
 
 def test_an_engine_loads_through_the_store(ops, tmp_path, monkeypatch):
