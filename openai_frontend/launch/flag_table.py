@@ -330,7 +330,7 @@ USED_FLAGS: tuple[Flag, ...] = (
     Flag(
         "--kv-cache-gib",
         "float",
-        "Memory for the KV cache on a CPU, in GiB.",
+        "Memory for the KV cache in GiB; --executor cuda refuses it and measures.",
         CAPACITY,
         setting="kv_cache_gib",
         default_text="1",
@@ -340,7 +340,7 @@ USED_FLAGS: tuple[Flag, ...] = (
     Flag(
         "--gpu-memory-utilization",
         "float",
-        "Share of the device's memory to use; no effect on a CPU.",
+        "Share of the device's memory to use with --executor cuda; no effect otherwise.",
         CAPACITY,
         setting="gpu_memory_utilization",
         default_text="0.9",
@@ -359,7 +359,8 @@ USED_FLAGS: tuple[Flag, ...] = (
     Flag(
         "--threads",
         "int",
-        "CPU threads of the executor; 0 means one per core.",
+        "CPU threads of the executor; 0 means one per core. With --executor cuda they copy weights "
+        "while these are loaded, and 0 means up to four.",
         CAPACITY,
         setting="threads",
         default_text="0",

@@ -65,7 +65,7 @@ IGNORED_FLAGS: tuple[Flag, ...] = (
         "--quantization",
         "str",
         "the paddle executor keeps the checkpoint's precision: answers are those of the "
-        "unquantised model and memory use is higher",
+        "unquantised model and memory use is higher; --executor cuda refuses it",
     ),
     _ignored("--revision", "str", "nothing is downloaded", "master", "main"),
     _ignored("--model-config-name", "str", "the file is always config.json", "config.json"),
@@ -130,6 +130,12 @@ IGNORED_FLAGS: tuple[Flag, ...] = (
     _ignored("--routing-replay-config", "json", _NO_RL),
     _ignored("--engine-worker-queue-port", "str", _INTERNAL_PORT),
     # Cache
+    _ignored(
+        "--kv-cache-dtype",
+        "str",
+        "keys and values have the precision that the executor computes in",
+        "auto",
+    ),
     _ignored("--kv-cache-ratio", "float", "prompts and answers share one pool of blocks"),
     _ignored("--swap-space", "float", _ONE_TIER, 0.0),
     _ignored("--cache-queue-port", "str", _INTERNAL_PORT),

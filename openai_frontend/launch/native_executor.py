@@ -5,16 +5,41 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from backend.errors import ConfigError
+
+_ONE_GPU = "runs on one GPU; several are not supported yet, so start one server per GPU"
+UNSERVED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "--quantization": ((), "computes with bfloat16 weights, no other format is supported yet"),
+    "--kv-cache-dtype": (
+        ("auto", "bfloat16"),
+        "keeps keys and values in bfloat16, no other format is supported yet",
+    ),
+    "--tensor-parallel-size": ((1,), _ONE_GPU),
+    "--data-parallel-size": ((1,), _ONE_GPU),
+    "--enable-expert-parallel": ((False,), _ONE_GPU),
+    "--kv-cache-gib": ((), "takes what --gpu-memory-utilization leaves; give that one"),
+}
+"""Flag → values that ask for nothing else than what happens, and why others are refused."""
 
 DEFAULTS = {"device": "gpu:0", "block_size": 64}
 BLOCK_MULTIPLE = 16
 _ASK = "import kernels; print(kernels.unavailable_reason() or '')"
 _ASK_TIMEOUT_S = 60.0
 _ROOT = Path(__file__).resolve().parents[2]
+
+
+def refuse_unserved(given: Mapping[str, Any]) -> None:
+    """`given`: values of the command line by flag, `tensor_parallel_size`. Raises ConfigError for
+    one that executor `cuda` would have to leave undone."""
+    for flag, (harmless, reason) in UNSERVED.items():
+        value = given.get(flag.lstrip("-").replace("-", "_"))
+        if value is not None and value not in harmless:
+            shown = "" if value is True else f" {value}"
+            raise ConfigError(f"{flag}{shown}: --executor cuda {reason}")
 
 
 def with_native_defaults(serving: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from openai_frontend.launch.config_file import read_config_arguments
 from openai_frontend.launch.flag import Flag
 from openai_frontend.launch.flag_checks import check_api_key, read_names
 from openai_frontend.launch.flag_table import FLAGS, USED_FLAGS
-from openai_frontend.launch.native_executor import with_native_defaults
+from openai_frontend.launch.native_executor import refuse_unserved, with_native_defaults
 from openai_frontend.launch.options import Options
 
 PROGRAM = "python -m openai_frontend.api_server"
@@ -163,6 +163,8 @@ def _serving(given: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, 
         serving["chat_template"] = _template_text(template)
     if media_folder := serving.get("allowed_local_media_path"):
         serving["allowed_local_media_path"] = _media_folder(media_folder)
+    if serving.get("executor") == "cuda":
+        refuse_unserved(given)
     return with_native_defaults(serving)
 
 

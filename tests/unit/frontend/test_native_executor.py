@@ -40,6 +40,39 @@ def test_other_executors_keep_their_own_defaults(executor):
     assert serving("--executor", executor) == {"executor": executor}
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--quantization", "wint8"], ["--quantization wint8", "bfloat16"]),
+        (["--quantization", '{"quantization": "WINT4"}'], ["WINT4", "bfloat16 weights"]),
+        (["--kv-cache-dtype", "int8"], ["--kv-cache-dtype int8", "bfloat16"]),
+        (["--tensor-parallel-size", "4"], ["--tensor-parallel-size 4", "one GPU"]),
+        (["-tp", "2"], ["--tensor-parallel-size 2", "one GPU"]),
+        (["--data-parallel-size", "8"], ["--data-parallel-size 8", "one GPU"]),
+        (["--enable-expert-parallel"], ["--enable-expert-parallel:", "one GPU"]),
+        (["--kv-cache-gib", "4"], ["--kv-cache-gib 4", "--gpu-memory-utilization"]),
+    ],
+)
+def test_what_it_cannot_do_is_refused_with_what_it_can(arguments, words):
+    with pytest.raises(ConfigError) as raised:
+        serving("--executor", "cuda", *arguments)
+    assert [word for word in ["--executor cuda", *words] if word not in raised.value.message] == []
+    assert serving("--executor", "paddle", *arguments)["executor"] == "paddle"
+
+
+def test_a_refusal_does_not_depend_on_where_the_executor_was_chosen():
+    with pytest.raises(ConfigError, match="--quantization wint4: --executor cuda"):
+        serving("--quantization", "wint4", ERNIE_SERVING='{"executor": "cuda"}')
+
+
+def test_values_that_ask_for_nothing_else_are_accepted():
+    serving(
+        *("--executor", "cuda", "--tensor-parallel-size", "1", "--data-parallel-size", "1"),
+        *("--enable-expert-parallel=false", "--kv-cache-dtype", "auto", "--threads", "2"),
+    )
+    serving("--executor", "cuda", "--kv-cache-dtype", "bfloat16")
+
+
 def test_a_missing_extension_is_named(monkeypatch):
     monkeypatch.setattr(
         native_executor, "missing_for_kernels", lambda: "run scripts/build_kernels.sh"
