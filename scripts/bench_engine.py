@@ -85,24 +85,23 @@ def _print_decode(
     print("\n| batch | step ms | device ms | tokens/s | with prefill | limit | share | routing |")
     print(f"|{'---|' * 8}")
     for batch in arguments.batches:
-        measure.decode(core, config.vocab_size, batch, arguments.prompt, 8)
+        alone = measure.recorded(core, config.vocab_size, batch, arguments.prompt, 24)
         got = measure.decode(core, config.vocab_size, batch, arguments.prompt, arguments.output)
         context = arguments.prompt + arguments.output // 2
         limit = batch / limits.decode_seconds(config, batch, context, ceilings)
         print(
-            f"| {batch} | {got.step_ms:.3f} | {measure.recorded_ms(core, batch):.3f} | "
+            f"| {batch} | {got.step_ms:.3f} | {alone.device_ms:.3f} | "
             f"{got.tokens_per_s:,.0f} | "
             f"{got.total_tokens_per_s:,.0f} | {limit:,.0f} | {got.tokens_per_s / limit:.0%} |"
-            f"{_routing(core, batch)}",
+            f"{_routing(alone)}",
             flush=True,
         )
 
 
-def _routing(core: EngineCore, batch: int) -> str:
-    figures = measure.routing(core, batch)
-    if figures is None:
+def _routing(alone: measure.RecordedFigures) -> str:
+    if alone.distinct is None:
         return ""
-    return f" {figures.distinct:.1f} experts, the largest has {figures.largest:.1f} tokens |"
+    return f" {alone.distinct:.1f} experts, the largest has {alone.largest:.1f} tokens |"
 
 
 def _print_prefill(

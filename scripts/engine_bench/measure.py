@@ -80,8 +80,34 @@ def _add(
         core.add(request, ids, None, None)
 
 
-def recorded_ms(core: EngineCore, batch: int, repeats: int = 20) -> float:
-    """Median time of the recorded decode step alone, launched again and again as it last was."""
+@dataclass(frozen=True)
+class RecordedFigures:
+    """A recorded decode step alone, launched again and again: median ms on the device. Of its
+    routing, means over the layers: routed experts with a token, and the largest's number of tokens;
+    None for a model without experts."""
+
+    device_ms: float
+    distinct: float | None
+    largest: float | None
+
+
+def recorded(
+    core: EngineCore, vocab_size: int, batch: int, num_prompt: int, num_output: int
+) -> RecordedFigures:
+    """The step of `batch` streams while all of them decode: later, ended ones are padding, which
+    repeats a row and its experts."""
+    _add(core, vocab_size, batch, num_prompt, num_output)
+    num_full = 0
+    while num_full < 2:
+        num_full += len(core.step()) == batch
+    distinct, largest = _routing(core, batch)
+    figures = RecordedFigures(_replayed_ms(core, batch), distinct, largest)
+    while core.has_work():
+        core.step()
+    return figures
+
+
+def _replayed_ms(core: EngineCore, batch: int, repeats: int = 20) -> float:
     runner = core._runner
     graphs = runner._graphs
     graph = graphs._recorded[graphs.size_for(batch)].graph
@@ -97,16 +123,7 @@ def recorded_ms(core: EngineCore, batch: int, repeats: int = 20) -> float:
     return statistics.median(times)
 
 
-@dataclass(frozen=True)
-class RoutingFigures:
-    """Means over the layers: routed experts with a token, and the largest's number of tokens."""
-
-    distinct: float
-    largest: float
-
-
-def routing(core: EngineCore, batch: int) -> RoutingFigures | None:
-    """How the last decode step of `batch` rows was routed; None for a model without experts."""
+def _routing(core: EngineCore, batch: int) -> tuple[float | None, float | None]:
     offsets = []
     original = kernels.moe_route
 
@@ -122,9 +139,9 @@ def routing(core: EngineCore, batch: int) -> RoutingFigures | None:
     finally:
         kernels.moe_route = original
     if not offsets:
-        return None
+        return None, None
     counts = [np.diff(starts.numpy())[:experts] for starts, experts in offsets]
-    return RoutingFigures(
-        distinct=float(np.mean([(count > 0).sum() for count in counts])),
-        largest=float(np.mean([count.max() for count in counts])),
+    return (
+        float(np.mean([(count > 0).sum() for count in counts])),
+        float(np.mean([count.max() for count in counts])),
     )
