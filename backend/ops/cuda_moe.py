@@ -37,6 +37,16 @@ class SlotSums:
     weights: Tensor
 
 
+def gather_rows(kernels: Any, x: Tensor | SlotSums, rows: Tensor) -> Tensor | SlotSums:
+    """Some rows; sums that are yet to be made stay so, and are rounded only once as in a step
+    that needs all rows."""
+    if not isinstance(x, SlotSums):
+        return kernels.gather_rows(x, rows)
+    hidden, slots = x.y.shape[1], x.weights.shape[1]
+    y = kernels.gather_rows(x.y.view((-1, slots * hidden)), rows)
+    return SlotSums(y.view((-1, hidden)), kernels.gather_rows(x.weights, rows))
+
+
 def moe_weights(
     kernels: Any, context: Any, groups: Sequence[ExpertGroup], shared: SharedExperts | None
 ) -> CudaMoeWeights:

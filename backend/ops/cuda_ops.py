@@ -151,11 +151,11 @@ class CudaOps:
 
     def logit_rows(
         self, x: Tensor | SlotSums, residual: Tensor, step: CudaStep
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor | SlotSums, Tensor]:
         if step.logit_rows is None:
             return x, residual
         rows = step.logit_rows
-        return kernels.gather_rows(self._plain(x), rows), kernels.gather_rows(residual, rows)
+        return cuda_moe.gather_rows(kernels, x, rows), kernels.gather_rows(residual, rows)
 
     def project_qkv(
         self, x: Tensor, weight: CudaLinear, step: CudaStep, cache: CudaKvCache, layer: int
