@@ -21,6 +21,7 @@ from backend.config.serving import PostprocessorSettings, load_settings
 from backend.errors import ErnieError, InternalError
 from backend.postprocess import Postprocessor
 from backend.stub import arguments
+from backend.stub.finished_calls import FinishedCalls
 from backend.stub.relay import StreamRelay
 
 log = logging.getLogger("response_postprocessor")
@@ -36,6 +37,7 @@ class TritonPythonModel:
         except ErnieError as error:
             raise pb_utils.TritonModelException(error.message) from None
         self._relay = StreamRelay()
+        self._calls = FinishedCalls()
 
     def execute(self, requests) -> list:
         return [self._respond(request) for request in requests]
@@ -85,23 +87,27 @@ class TritonPythonModel:
             event = self._postprocessor.process(output)
             wants_stop = self._postprocessor.wants_stop(output.stream_key)
             if self._relay.should_stop(output, is_cancelled, wants_stop):
-                _stop_engine(output.stream_key)
+                self._stop_engine(output.stream_key)
             return event
         finally:
             self._relay.acknowledge(output)
 
+    def _stop_engine(self, stream_key: str) -> None:
+        message = wire.encode(wire.EngineRequest(op="stop", stream_key=stream_key))
+        call = pb_utils.InferenceRequest(
+            model_name="ernie_engine",
+            requested_output_names=["ENGINE_OUTPUT"],
+            inputs=[pb_utils.Tensor("ENGINE_REQUEST", np.frombuffer(message, np.uint8))],
+        )
+        responses = call.exec(decoupled=True)
+        try:
+            for response in responses:
+                if response.has_error():
+                    error = response.error()
+                    log.warning("stream %s: cannot stop the engine: %s", stream_key, error)
+        finally:
+            self._calls.keep(responses)
+
 
 def _never() -> bool:
     return False
-
-
-def _stop_engine(stream_key: str) -> None:
-    message = wire.encode(wire.EngineRequest(op="stop", stream_key=stream_key))
-    call = pb_utils.InferenceRequest(
-        model_name="ernie_engine",
-        requested_output_names=["ENGINE_OUTPUT"],
-        inputs=[pb_utils.Tensor("ENGINE_REQUEST", np.frombuffer(message, np.uint8))],
-    )
-    for response in call.exec(decoupled=True):
-        if response.has_error():
-            log.warning("stream %s: cannot stop the engine: %s", stream_key, response.error())
