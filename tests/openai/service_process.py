@@ -19,16 +19,11 @@ import httpx
 import psutil
 
 from openai_frontend.tritonserver import free_port
+from tests.serving_settings import serving_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_TIMEOUT_S = 180.0
 SHARED_MEMORY = Path("/dev/shm")
-
-
-def _settings(changes: dict[str, Any]) -> dict[str, Any]:
-    """With ERNIE_SERVING='{"executor": "cuda"}' the same tests ask a GPU."""
-    inherited = json.loads(os.environ.get("ERNIE_SERVING") or "{}")
-    return {**inherited, "threads": 1, **changes}
 
 
 class ServiceProcess:
@@ -47,7 +42,7 @@ class ServiceProcess:
                 *flags,
             ],
             cwd=ROOT,
-            env={**os.environ, "ERNIE_SERVING": json.dumps(_settings(settings))},
+            env={**os.environ, "ERNIE_SERVING": json.dumps(serving_settings(**settings))},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -7,6 +7,7 @@ import psutil
 import pytest
 
 from openai_frontend.tritonserver import TritonProcess
+from tests.serving_settings import serving_settings
 from tests.triton.triton_chat import TritonChat
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def start_server(checkpoint):
             ],
             {
                 "ERNIE_MODEL": str(checkpoint),
-                "ERNIE_SERVING": json.dumps({"threads": 1, "kv_cache_gib": 0.05, **settings}),
+                "ERNIE_SERVING": json.dumps(serving_settings(**{"kv_cache_gib": 0.05, **settings})),
                 **(env or {}),
             },
         )

@@ -1,5 +1,6 @@
 """Starting, failing to start, and ending a server."""
 
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import pytest
 
 from backend.errors import EngineUnavailableError
 from openai_frontend.tritonserver import free_port
+from tests.serving_settings import serving_settings
 from tests.triton.conftest import READY_TIMEOUT_S, ROOT, stop_cleanly
 from tests.triton.triton_chat import TritonChat, is_last
 
@@ -149,7 +151,8 @@ def test_the_server_dies_with_the_process_that_started_it(checkpoint, tmp_path):
 
 def test_plain_tritonserver_runs_the_repository_in_the_foreground(checkpoint):
     port = [free_port() for _ in range(3)]
-    environ = {**os.environ, "ERNIE_MODEL": str(checkpoint)}
+    serving = json.dumps(serving_settings())
+    environ = {**os.environ, "ERNIE_MODEL": str(checkpoint), "ERNIE_SERVING": serving}
     command = [
         *(sys.executable, "-m", "openai_frontend.tritonserver"),
         f"--model-repository={ROOT / 'model_repository'}",
