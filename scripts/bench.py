@@ -1,6 +1,7 @@
 """Time a checkpoint through HTTP, through the ensemble's gRPC and straight in the engine.
 
-    python scripts/bench.py [--model FOLDER] [--concurrency 1,4,16] [--requests 32] [--tokens 64]
+    python scripts/bench.py [--model FOLDER] [--executor cuda] [--concurrency 1,4,16]
+                            [--requests 32] [--tokens 64]
     python scripts/bench.py --pipeline [--streams 256] [--pace 100] [--grpc]
 
 The first form prints, in one run and with the same prompts, time to first token, inter-token
@@ -31,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="", help="checkpoint folder (the served default)")
+    parser.add_argument("--executor", default="paddle", help="paddle, or cuda: an NVIDIA GPU")
     parser.add_argument("--concurrency", default="1,4,16", help="requests at a time, a list")
     parser.add_argument("--requests", type=int, default=32, help="per route and concurrency")
     parser.add_argument("--tokens", type=int, default=64, help="generated per request")
@@ -50,6 +52,7 @@ def main() -> int:
         return 0
     routes.measure(
         options.model,
+        options.executor,
         [int(item) for item in options.concurrency.split(",")],
         routes.Load(options.requests, options.tokens, options.prompt_words),
     )

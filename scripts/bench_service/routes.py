@@ -44,16 +44,17 @@ class Row:
 Ask = Callable[[dict[str, Any]], Awaitable[tuple[float, float]]]
 
 
-def measure(model: str, concurrencies: list[int], load: Load) -> None:
+def measure(model: str, executor: str, concurrencies: list[int], load: Load) -> None:
     """Print the table."""
     rows = []
     seeds = iter(range(10**6))
-    flags = ["--max-num-seqs", str(max(concurrencies))]
+    flags = ["--executor", executor, "--max-num-seqs", str(max(concurrencies))]
     with running(model, flags) as server:
         rows += asyncio.run(
             _through_service(server.http_port, server.grpc_port, concurrencies, load, seeds)
         )
-    rows += _through_engine(model or str(_default_model()), concurrencies, load, seeds)
+    folder = Path(model) if model else _default_model()
+    rows += _through_engine(folder, executor, concurrencies, load, seeds)
     _print(rows)
 
 
@@ -122,17 +123,17 @@ async def _run(
 
 
 def _through_engine(
-    model: str, concurrencies: list[int], load: Load, seeds: Iterator[int]
+    model: Path, executor: str, concurrencies: list[int], load: Load, seeds: Iterator[int]
 ) -> list[Row]:
     from backend.config.serving import EngineSettings, PreprocessorSettings
     from backend.engine.core import EngineCore
     from backend.preprocess import Preprocessor
     from backend.wire import GenerateRequest
+    from openai_frontend.launch.native_executor import with_native_defaults
 
-    core = EngineCore.from_settings(
-        EngineSettings(model=Path(model), max_num_seqs=max(concurrencies))
-    )
-    preprocessor = Preprocessor(PreprocessorSettings(model=Path(model)))
+    serving = with_native_defaults({"executor": executor, "max_num_seqs": max(concurrencies)})
+    core = EngineCore.from_settings(EngineSettings(model=model, **serving))
+    preprocessor = Preprocessor(PreprocessorSettings(model=model))
 
     def run(concurrency: int, bodies: list[dict[str, Any]]) -> tuple[list[Timing], float]:
         prepared = [preprocessor.prepare(GenerateRequest(**body), [], "bench") for body in bodies]
