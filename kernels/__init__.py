@@ -15,6 +15,7 @@ Work is queued on the context's own stream and runs in order; nothing but `numpy
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import types
 from pathlib import Path
@@ -34,25 +35,40 @@ MIN_CAPABILITY = (8, 0)
 """Compute capability of the oldest devices the kernels run on."""
 
 
-def unavailable_reason() -> str | None:
-    """What is missing to run kernels in this process; None when nothing is."""
+def unavailable_reason(device: int = 0) -> str | None:
+    """What is missing to run kernels on `device` in this process; None when nothing is."""
     if _extension is None:
-        if importlib.util.find_spec("kernels._kernels") is None:
-            return "the CUDA extension is not built; run scripts/build_kernels.sh"
-        return f"the CUDA extension cannot be loaded: {_import_error}"
+        if importlib.util.find_spec("kernels._kernels") is not None:
+            return f"the CUDA extension cannot be loaded: {_import_error}"
+        reason = "the CUDA extension is not built; run scripts/build_kernels.sh"
+        return reason if _has_driver() else f"{reason}; {_NO_DRIVER}"
     try:
         count = _extension.device_count()
     except _extension.CudaError as error:
-        return f"no usable NVIDIA driver or device: {error}"
+        return f"no usable NVIDIA driver or device: {error}" if _has_driver() else _NO_DRIVER
     if count == 0:
         return "no CUDA device is visible"
-    capability = _extension.device_capability(0)
+    if not 0 <= device < count:
+        return f"there is no CUDA device {device}; {count} visible, counted from 0"
+    capability = _extension.device_capability(device)
     if capability < MIN_CAPABILITY:
         return (
-            f"device 0 has compute capability {capability[0]}.{capability[1]}; "
+            f"device {device} has compute capability {capability[0]}.{capability[1]}; "
             f"{MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} or newer is needed"
         )
     return None
+
+
+_NO_DRIVER = "no NVIDIA driver is installed (libcuda.so.1)"
+
+
+def _has_driver() -> bool:
+    """The runtime calls an absent driver "insufficient for the runtime version"."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def library_folders() -> list[str]:

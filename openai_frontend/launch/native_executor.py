@@ -27,7 +27,7 @@ UNSERVED: dict[str, tuple[tuple[Any, ...], str]] = {
 
 DEFAULTS = {"device": "gpu:0", "block_size": 64}
 BLOCK_MULTIPLE = 16
-_ASK = "import kernels; print(kernels.unavailable_reason() or '')"
+_ASK = "import sys, kernels; print(kernels.unavailable_reason(int(sys.argv[1])) or '')"
 _ASK_TIMEOUT_S = 60.0
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -68,18 +68,19 @@ def check_native_executor(serving: dict[str, Any]) -> None:
     """Raises ConfigError that says what is missing for executor `cuda`, if that is asked for."""
     if serving.get("executor") != "cuda":
         return
-    reason = missing_for_kernels()
+    _, _, index = str(serving.get("device", "")).partition(":")
+    reason = missing_for_kernels(int(index or 0))
     if reason:
         raise ConfigError(f"--executor cuda: {reason}")
 
 
-def missing_for_kernels() -> str:
-    """What the package `kernels` lacks here; empty when it can run.
+def missing_for_kernels(device: int = 0) -> str:
+    """What the package `kernels` lacks here to run on `device`; empty when it can.
 
     Asked in a process of its own: the launcher has no business with drivers.
     """
     asked = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", _ASK],
+        [sys.executable, "-c", _ASK, str(device)],
         cwd=_ROOT,
         capture_output=True,
         text=True,

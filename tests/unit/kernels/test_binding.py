@@ -1,16 +1,19 @@
 """What of the binding works without a GPU: layouts, random numbers, errors, the reasons given."""
 
+import ctypes
 import shutil
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import kernels
 from backend.sampler.keys import derived_key, seed_key, uniform
 from kernels import sampling
 
@@ -107,10 +110,29 @@ def test_without_a_visible_device_the_reason_says_so(extension):
         "import os; os.environ['CUDA_VISIBLE_DEVICES'] = ''\n"
         "import kernels; print(kernels.unavailable_reason())"
     )
-    reasons = ("no usable NVIDIA driver or device: cudaGetDeviceCount", "no CUDA device is visible")
+    reasons = (NO_DRIVER, "no usable NVIDIA driver or device: cuda", "no CUDA device is visible")
     assert _print_of(code).startswith(reasons)
 
 
+@pytest.mark.parametrize(
+    ("count", "device", "reason"),
+    [
+        (1, 3, "there is no CUDA device 3; 1 visible, counted from 0"),
+        (2, 1, None),
+        (2, 0, "device 0 has compute capability 7.5; 8.0 or newer is needed"),
+        (0, 0, "no CUDA device is visible"),
+    ],
+)
+def test_the_reason_is_about_the_device_asked_for(monkeypatch, count, device, reason):
+    capabilities = [(7, 5), (9, 0)]
+    driver = SimpleNamespace(
+        device_count=lambda: count, device_capability=capabilities.__getitem__, CudaError=OSError
+    )
+    monkeypatch.setattr(kernels, "_extension", driver)
+    assert kernels.unavailable_reason(device) == reason
+
+
+NO_DRIVER = "no NVIDIA driver is installed (libcuda.so.1)"
 NOT_BUILT = "the CUDA extension is not built; run scripts/build_kernels.sh"
 
 
@@ -128,8 +150,13 @@ def test_without_the_extension_the_reason_names_the_build_script(tmp_path):
         "try:\n    kernels.rms_norm\nexcept AttributeError as error:\n    print(error)"
     )
     first, second = _print_of(code, tmp_path).splitlines()
-    assert first == NOT_BUILT
-    assert second == f"kernels.rms_norm: {NOT_BUILT}"
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        assert first == f"{NOT_BUILT}; {NO_DRIVER}"
+    else:
+        assert first == NOT_BUILT
+    assert second == f"kernels.rms_norm: {first}"
 
 
 def test_an_extension_that_does_not_load_says_why(tmp_path):
