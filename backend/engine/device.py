@@ -28,6 +28,10 @@ GRAPH_BYTES = 2**30
 
 MAX_BLOCKS = 2**18
 
+HEAD_SIZES = (32, 128)
+VISION_HEAD_SIZES = (32, 64, 72, 80, 96, 128)
+"""What the kernels are compiled for."""
+
 
 def device_runner(settings: EngineSettings, config: ModelConfig) -> Any:
     """Makes a DeviceRunner for EngineCore."""
@@ -49,8 +53,10 @@ def with_measured_blocks(
     """Settings with as many KV blocks as fit --gpu-memory-utilization beside the weights and the
     largest step, which is run to see what it takes. An explicit number stays.
 
-    Raises ConfigError when nothing is left for the cache, or not even enough for that step.
+    Raises ConfigError when nothing is left for the cache, or not even enough for that step, and for
+    a model of other heads than the kernels know.
     """
+    _check_head_sizes(config)
     ops = model.ops
     if settings.num_kv_blocks or not isinstance(ops, CudaOps):
         return settings
@@ -86,6 +92,18 @@ def with_measured_blocks(
         step_bytes / 2**30,
     )
     return dataclasses.replace(settings, num_kv_blocks=num_blocks)
+
+
+def _check_head_sizes(config: ModelConfig) -> None:
+    heads: list[tuple[str, int, tuple[int, ...]]] = [("head_dim", config.head_dim, HEAD_SIZES)]
+    if config.vision is not None:
+        heads.append(("vision head_dim", config.vision.head_dim, VISION_HEAD_SIZES))
+    for name, size, known in heads:
+        if size not in known:
+            raise ConfigError(
+                f"--executor cuda: the model's {name} is {size}; its kernels are compiled for "
+                f"{', '.join(map(str, known))}"
+            )
 
 
 def _largest_step_bytes(

@@ -119,3 +119,14 @@ def test_a_step_that_does_not_fit_names_the_flag(measure, monkeypatch):
         ConfigError, match=r"--max-num-batched-tokens 64 does not fit gpu:0 .* 9 bytes"
     ):
         measure()
+
+
+def test_heads_that_no_kernel_is_compiled_for_are_named(measure):
+    config = dataclasses.replace(measure.config, head_dim=48)
+    settings = EngineSettings(model=".", num_kv_blocks=9)
+    with pytest.raises(ConfigError, match=r"the model's head_dim is 48; .* compiled for 32, 128"):
+        with_measured_blocks(settings, config, measure.model)
+    vision = dataclasses.replace(measure.config.vision, num_heads=4)
+    config = dataclasses.replace(measure.config, vision=vision)
+    with pytest.raises(ConfigError, match=r"vision head_dim is 16; .* for 32, 64, 72, 80, 96, 128"):
+        with_measured_blocks(settings, config, measure.model)
