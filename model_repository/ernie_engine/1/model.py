@@ -81,6 +81,7 @@ class TritonPythonModel:
     def finalize(self) -> None:
         self._finalizing.set()
         self._publisher.join()
+        self._families.clear()  # while Triton can be told: at the interpreter's end that is a crash
         self._client.close()
 
     def _submit(self, request, responder: TritonResponder) -> None:
