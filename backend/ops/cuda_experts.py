@@ -57,7 +57,7 @@ class Bf16Experts:
         y: Tensor,
     ) -> None:
         # Few tokens are streamed past by the weights; many are a matrix product.
-        is_small = x.shape[0] * slots <= kernels.SMALL_PAIRS
+        is_small = kernels.moe_prefers_small(x, x.shape[0] * slots, down.rows.shape[2])
         up = kernels.moe_up_small if is_small else kernels.moe_up_large
         to_y = kernels.moe_down_small if is_small else kernels.moe_down_large
         count = self.num_experts

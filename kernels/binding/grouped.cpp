@@ -27,6 +27,9 @@ void bind_grouped(py::module_& module) {
              "first_group"_a, "num_groups"_a, "y"_a,
              "y[routing.order[i]] = h[i] down^T for every row i of the groups: h bf16 "
              "[T * slots, m], down bf16 [num_groups, H, m], y bf16 [T * slots, H].");
+  module.def("moe_prefers_small", &ernie::moe_prefers_small, "x"_a, "pairs"_a, "m"_a,
+             "Whether moe_up_small and moe_down_small are to be used rather than the large products: "
+             "rows like x bf16 [T, H], `pairs` = T * slots, experts of width m.");
   module.def(
       "gemm",
       [](const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias,

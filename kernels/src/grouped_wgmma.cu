@@ -1,10 +1,17 @@
 // Mixture-of-experts products: argument checks, the choice of kernel, and the wgmma instances.
 #include "ernie/grouped.h"
 
+#include <algorithm>
+
+#include "ernie/moe_small.h"
 #include "ernie/wgmma_product.cuh"
 
 namespace ernie {
 namespace {
+
+// From here on the grouped products read the weights as fast as the streaming ones, whose tensor
+// cores then begin to fall behind (scripts/bench_kernels/decode.py paths).
+constexpr int64_t kGroupedPairs = 65;
 
 Product grouped_product(const Routing& routing, const Tensor& x, const Tensor& w, int first_group,
                         int num_groups, int columns, void* out) {
@@ -43,6 +50,12 @@ void run(Context& context, const Product& p) {
 }
 
 }  // namespace
+
+bool moe_prefers_small(const Tensor& x, int64_t pairs, int64_t m) {
+  const int narrower = static_cast<int>(std::min(m, x.size(1)));
+  if (pairs > kSmallPairs) return false;
+  return pairs < kGroupedPairs || !wgmma::suits(x.context(), narrower, narrower);
+}
 
 Tensor moe_up_large(const Tensor& x, const Routing& routing, const Tensor& up_gate, int first_group,
                     int num_groups) {

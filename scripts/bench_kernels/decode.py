@@ -204,6 +204,30 @@ def bench_tuning(context: Any, rng: np.random.Generator) -> None:
             _line(f"experts {count} {choice}", seconds, active * 6.0 * WIDTH * HIDDEN)
 
 
+def bench_paths(context: Any, rng: np.random.Generator) -> None:
+    """Route, up and down, streamed past the tokens or as a grouped product: where the second is as
+    fast, kernels.moe_prefers_small ends."""
+    layers = [Layer(context, rng) for _ in range(3)]
+    paths = {
+        "streamed": (kernels.moe_up_small, kernels.moe_down_small),
+        "grouped": (kernels.moe_up_large, kernels.moe_down_large),
+    }
+    for count in (4, 8, 16, 32, 64, 128, 256, 512):
+        x = context.upload(rng.standard_normal((count, HIDDEN)).astype(np.float32), kernels.bf16)
+        y = context.empty((count * SLOTS, HIDDEN), kernels.bf16)
+        active = statistics.mean(_active(layer.route(x)) for layer in layers)
+        for name, (up, down) in paths.items():
+
+            def experts(
+                layer: Layer, x: Any = x, y: Any = y, up: Any = up, down: Any = down
+            ) -> None:
+                routing = layer.route(x)
+                down(up(x, routing, layer.up, 0, GROUPS), routing, layer.down, 0, GROUPS, y)
+
+            seconds = median_seconds(context, [lambda n=n, f=experts: f(n) for n in layers * 2])
+            _line(f"experts {count} {name}", seconds, active * 6.0 * WIDTH * HIDDEN)
+
+
 def bench_prefill(context: Any, rng: np.random.Generator) -> None:
     """moe_route and the combination for chunks of a prompt; bytes are those of their inputs."""
     layer = Layer.__new__(Layer)
@@ -235,6 +259,8 @@ def main(areas: list[str]) -> None:
         bench_dense_tiles(context, rng)
     if "tuning" in areas:
         bench_tuning(context, rng)
+    if "paths" in areas:
+        bench_paths(context, rng)
     if not areas or "route" in areas:
         bench_prefill(context, rng)
 

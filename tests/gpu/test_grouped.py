@@ -118,6 +118,7 @@ CASES = [
     (Sizes(333, 5, 2, 1, 200, 136), "balanced"),
     (Sizes(333, 5, 1, 0, 200, 136), "one takes all"),
     (Sizes(1, 64, 6, 2, 2560, 1536), "balanced"),
+    (Sizes(24, 64, 6, 2, 2560, 1536), "balanced"),
     (Sizes(300, 64, 6, 2, 2560, 1536), "empty groups"),
     (Sizes(2048, 64, 6, 2, 2560, 1536), "balanced"),
     (Sizes(2000, 64, 6, 2, 2560, 512), "one takes all"),
@@ -235,6 +236,16 @@ def test_a_captured_graph_follows_a_new_routing(ctx):
                 rows = x[pairs // sizes.slots]
                 exact = _up(rows.double(), up[group].double()) @ down[group].double().T
                 _assert_as_good_as_torch(y[pairs], _up(rows, up[group]) @ down[group].T, exact)
+
+
+def test_few_pairs_are_streamed_and_more_are_grouped(ctx):
+    row = ctx.empty((1, 2560), kernels.bf16)
+    narrow = ctx.empty((1, 40), kernels.bf16)
+
+    assert kernels.moe_prefers_small(row, 64, 1536)
+    assert kernels.moe_prefers_small(row, 512, 1536) == (ctx.capability != (9, 0))
+    assert kernels.moe_prefers_small(narrow, 512, 1536)  # no tile of wgmma is full
+    assert not kernels.moe_prefers_small(narrow, kernels.SMALL_PAIRS + 1, 1536)
 
 
 def test_bad_arguments_are_named(ctx):

@@ -24,6 +24,10 @@ Tensor moe_up_large(const Tensor& x, const Routing& routing, const Tensor& up_ga
 void moe_down_large(const Tensor& h, const Routing& routing, const Tensor& down, int first_group,
                     int num_groups, const Tensor& y);
 
+// Whether moe_up_small and moe_down_small are the faster pair for `pairs` (token, slot) pairs of rows
+// like x and experts of width m, or the only one: few pairs, or no tiles of wgmma to fill.
+bool moe_prefers_small(const Tensor& x, int64_t pairs, int64_t m);
+
 enum class Activation : int { kNone, kGelu, kQuickGelu };
 
 // Throws std::invalid_argument unless `name` is "", "gelu" (by erf) or "quick_gelu".

@@ -422,6 +422,10 @@ def _moe_down(h, routing, down, first_group, num_groups, y):
     _effect(h.context_, change)
 
 
+def moe_prefers_small(x, pairs, m):
+    return pairs <= SMALL_PAIRS
+
+
 def moe_up_small(x, routing, up_gate, first_group, num_groups, slots):
     assert x.shape[0] * slots <= SMALL_PAIRS
     return _moe_up(x, routing, up_gate, first_group, num_groups, slots)
