@@ -59,4 +59,7 @@ def stamp(frame: Image.Image, seconds: float, font: str) -> None:
 
 @functools.lru_cache(maxsize=16)
 def _font(path: str, size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
+    if not path:
+        return ImageFont.load_default(size)
+    # The other layout engine needs a system library (FriBidi) and puts digits elsewhere.
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)

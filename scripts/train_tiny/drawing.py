@@ -141,7 +141,9 @@ def finish(random: Random, image: Image.Image) -> Picture:
 @functools.cache
 def _font(size: int, face: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     path = FACES[face]
-    return ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
+    if not path:
+        return ImageFont.load_default(size)
+    return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
 def paint_text(random: Random, text: str, size: tuple[int, int] | None = None) -> Picture:

@@ -1,10 +1,14 @@
 """The time written into frames."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont, features
 
 from backend.media.timestamp import find_font, stamp, timestamp_text
+
+CHECKPOINT = Path(__file__).resolve().parents[3] / "checkpoints" / "ernie-4.5-vl-tiny"
 
 
 @pytest.mark.parametrize(
@@ -36,6 +40,28 @@ def test_black_letters_on_white_outlines_in_the_upper_left_corner():
 @pytest.mark.parametrize("size", [(1, 1), (9, 400), (28, 28)])
 def test_frames_too_small_for_letters_are_left_in_peace(size):
     stamp(Image.new("RGB", size), 3.0, font="")
+
+
+def test_digits_stand_in_the_same_place_with_and_without_the_systems_text_library():
+    font = CHECKPOINT / "Roboto-Regular.ttf"
+
+    def drawn(engine):
+        frame = Image.new("RGB", (224, 224), (90, 120, 30))
+        ImageDraw.Draw(frame).text(
+            (0, 0),
+            "time: 00:00:14.67",
+            font=ImageFont.truetype(font, 22, layout_engine=engine),
+            fill=(0, 0, 0),
+            stroke_width=2,
+            stroke_fill=(255, 255, 255),
+        )
+        return np.asarray(frame)
+
+    frame = Image.new("RGB", (224, 224), (90, 120, 30))
+    stamp(frame, 14.67, str(font))
+    assert np.array_equal(np.asarray(frame), drawn(ImageFont.Layout.BASIC))
+    if features.check("raqm"):
+        assert not np.array_equal(np.asarray(frame), drawn(ImageFont.Layout.RAQM))
 
 
 def test_the_font_is_looked_for_in_the_checkpoint_and_in_the_font_folders(tmp_path):
