@@ -10,7 +10,7 @@ import numpy as np
 
 from .sample import Sample
 from .scene import Random
-from .tasks import chat, comparing, films, pictures, reading, tools, unknown
+from .tasks import calling, chat, comparing, films, pictures, reading, tools, unknown
 
 Maker = Callable[[Random, str, bool], Sample]
 
@@ -33,6 +33,7 @@ TASKS: dict[str, Maker] = {
     "practice_comparing": comparing.practice,
     "practice_timing": films.make_time,
     "practice_stamps": films.stamps,
+    "practice_calls": calling.make,
 }
 Shares = dict[str, float]
 _TEXT: Shares = {
@@ -88,12 +89,29 @@ _FILMS: Shares = {
     "practice_timing": 0.11,
     "practice_stamps": 0.11,
 }
+# Calls with names from a far larger space, and of everything else enough not to forget it.
+_CALLS: Shares = {
+    "pictures": 0.075,
+    "practice_pictures": 0.045,
+    "practice_several": 0.02,
+    "reading": 0.07,
+    "practice_words": 0.04,
+    "comparing": 0.035,
+    "practice_comparing": 0.02,
+    "films": 0.03,
+    "practice_timing": 0.025,
+    "practice_stamps": 0.01,
+    "practice_calls": 0.38,
+    **_TEXT,
+    "tools": 0.2,
+}
 # The shares of the examples before each number; None: of all that follow.
 Plan = tuple[tuple[int | None, Shares], ...]
 PLANS: dict[str, Plan] = {
     "first": ((60_000, _FIRST), (250_000, _PRACTICE), (None, SHARES)),
     "further": ((250_000, _PRACTICE), (None, SHARES)),
     "films": ((250_000, _PRACTICE), (None, _FILMS)),
+    "calls": ((None, _CALLS),),
 }
 
 
@@ -126,9 +144,14 @@ def training_sample(
 ) -> Sample:
     """Sample `index` of the endless training stream of `seed`; always the same one."""
     random = random_of(seed, index, held_out=False)
-    weights = np.array(list(shares.values()))
-    task = list(shares)[int(random.choice(len(weights), p=weights / weights.sum()))]
+    task = drawn_task(random, shares)
     return make_sample(task, random, held_out=False, thinking=bool(random.random() < thinking))
+
+
+def drawn_task(random: Random, shares: Shares) -> str:
+    """The first draw of a training sample."""
+    weights = np.array(list(shares.values()))
+    return list(shares)[int(random.choice(len(weights), p=weights / weights.sum()))]
 
 
 def held_out_sample(

@@ -26,19 +26,21 @@ LONGEST_FRAME = 256
 class Limits:
     """Fixed sizes of a batch: the same ones every time, as a captured graph needs them.
 
-    Of `tokens`, at most `text` go to the text experts and `vision` to the vision experts.
+    Of `tokens`, at most `text` go to the text experts and `vision` to the vision experts. `media_share`
+    scales what pictures and films may take: 1 where most examples have some, less for other plans.
     """
 
     tokens: int
+    media_share: float = 1.0
     padding_runs: int = 48
 
     @property
     def text(self) -> int:
-        return self.tokens * 5 // 8
+        return self.tokens - int(self.tokens * 3 // 8 * self.media_share)
 
     @property
     def vision(self) -> int:
-        return self.tokens * 7 // 16
+        return int(self.tokens * 7 // 16 * self.media_share)
 
     @property
     def media(self) -> int:
@@ -46,7 +48,7 @@ class Limits:
 
     @property
     def patches(self) -> int:
-        return self.tokens * 5 // 2
+        return int(self.tokens * 5 // 2 * self.media_share)
 
     @property
     def answers(self) -> int:
@@ -58,7 +60,7 @@ class Limits:
 
     @property
     def frames(self) -> int:
-        return self.tokens // 50
+        return int(self.tokens // 50 * self.media_share)
 
     def room(self) -> tuple[int, ...]:
         """What examples may use, in the order of Pool's sizes; one token stays padding."""

@@ -72,7 +72,7 @@ def main() -> None:
         pool,
         options.seed,
         options.workers,
-        limits := Limits(options.tokens),
+        limits := Limits(options.tokens, options.media_share),
         options.warm_up,
         first_chunk,
         options.thinking,
@@ -123,6 +123,7 @@ def _summary(
         "steps": schedule.step,
         "training_seconds": round(schedule.spent_s),
         "tokens_per_batch": options.tokens,
+        "media_share": options.media_share,
         "peak_learning_rate": options.learning_rate,
         "vision_rate": options.vision_rate,
         "repainting": options.repainting,
@@ -148,6 +149,9 @@ def _options() -> argparse.Namespace:
         "--vision-rate", type=float, default=0.5, help="learning rate of the vision tower: a share"
     )
     parser.add_argument("--tokens", type=int, default=40_960, help="tokens in a batch")
+    parser.add_argument(
+        "--media-share", type=float, default=1.0, help="room for media in a batch, of the usual"
+    )
     parser.add_argument("--thinking", type=float, default=0.45, help="share of thinking samples")
     parser.add_argument(
         "--plan", choices=sorted(PLANS), default="first", help="the others go with --weights"

@@ -10,6 +10,8 @@ from ..scene import Random
 from ..values import city, code, coin, identifier, person, phrase
 from .pictures import pick
 
+Naming = Callable[[Random, tuple[str, ...]], str]
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -56,17 +58,24 @@ class Domain:
     roles: dict[str, Role]
     fill: Callable[[Random, str], Filled]
 
-    def request(self, random: Random, language: str, held_out: bool) -> Request:
-        """Half of the training's names are made up, so that none can be learnt by heart."""
+    def request(
+        self, random: Random, language: str, held_out: bool, naming: Naming | None = None
+    ) -> Request:
+        """Half of the training's names are made up, so that none can be learnt by heart.
+
+        `naming` makes all names instead; it gets those that training lists for the same thing.
+        """
         filled = self.fill(random, language)
         names: dict[str, str] = {}
         for role in filled.values:
+            listed = self.roles[role].names
             while True:
-                name = _name(random, self.roles[role].names, 1, held_out)
+                name = naming(random, listed[:-1]) if naming else _name(random, listed, 1, held_out)
                 if name not in names.values():
                     break
             names[role] = name
-        name = _name(random, self.names, 2, held_out)
+        listed = self.names
+        name = naming(random, listed[:-2]) if naming else _name(random, listed, 2, held_out)
         described = name not in self.names or random.random() < 0.7
         return Request(
             name,
@@ -475,3 +484,7 @@ DOMAINS = (
         _light,
     ),
 )  # fmt: skip
+# Names that are for measuring only.
+RESERVED = {name for domain in DOMAINS for name in domain.names[-2:]} | {
+    role.names[-1] for domain in DOMAINS for role in domain.roles.values()
+}

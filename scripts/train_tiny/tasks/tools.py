@@ -8,12 +8,12 @@ from typing import Any
 
 from ..sample import Sample, ToolCall, user
 from ..scene import Random
-from ..values import any_value, identifier, phrase, word_part
+from ..values import Value, any_value, identifier, phrase, word_part
 from . import chat
 from .domains import DOMAINS, Request
 from .pictures import pick
 
-_VERBS = (
+VERBS = (
     ("paint", "粉刷"), ("clean", "清洁"), ("open", "打开"), ("close", "关闭"), ("move", "移动"),
     ("count", "清点"), ("repair", "修理"), ("check", "检查"), ("sell", "出售"), ("wash", "清洗"),
     ("build", "建造"), ("find", "寻找"), ("save", "保存"), ("print", "打印"), ("share", "分享"),
@@ -43,7 +43,7 @@ def make(random: Random, language: str, held_out: bool) -> Sample:
             tools.append(other.tool)
     random.shuffle(tools)
     if kind < 0.68:
-        return _call(random, language, task.request, tools)
+        return call_for(random, language, task.request, tools)
     return _result(random, language, task.request, tools)
 
 
@@ -55,7 +55,8 @@ def _others(random: Random) -> int:
     return int(random.choice(3, p=(0.45, 0.35, 0.2)))
 
 
-def _call(random: Random, language: str, request: Request, tools: list[Any]) -> Sample:
+def call_for(random: Random, language: str, request: Request, tools: list[Any]) -> Sample:
+    """The right call of `request`'s function, which is one of `tools`."""
     call = ToolCall(request.name, request.arguments)
     listed = ", ".join(f"{key} = {_plain(value)}" for key, value in request.arguments.items())
     if language == "zh":
@@ -128,21 +129,42 @@ def _task(random: Random, language: str, held_out: bool) -> Task:
         request = domain.request(random, language, held_out)
     else:
         request = _invented(random, language)
-    return Task(request, _schema(random, request))
+    return Task(request, declared(random, request))
 
 
 def _invented(random: Random, language: str) -> Request:
     """A function that no one has heard of, with parameters of any kind."""
     name = identifier(random)
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Value] = {}
     while len(parameters) < (1, 1, 2, 2, 3, 0)[int(random.integers(6))]:
         parameters.setdefault(identifier(random), any_value(random, language))
-    arguments = {key: value.json for key, value in parameters.items()}
-    properties = {key: value.schema for key, value in parameters.items()}
-    verb = _VERBS[int(random.integers(len(_VERBS)))]
+    verb = pick(random, VERBS)
     thing = word_part(random) if language == "en" else phrase(random, "zh")
     named = random.random() < 0.6
     described = not named or random.random() < 0.5
+    use = Use(verb, thing, named, described)
+    return worded(random, language, name, parameters, use)
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What an invented function does, and whether the question or the tools list says so.
+
+    `named`: the question says the function's name instead of what it does.
+    """
+
+    verb: tuple[str, str]
+    thing: str
+    named: bool
+    described: bool
+
+
+def worded(
+    random: Random, language: str, name: str, parameters: dict[str, Value], use: Use
+) -> Request:
+    """The question, declaration and result of an invented function."""
+    arguments = {key: value.json for key, value in parameters.items()}
+    properties = {key: value.schema for key, value in parameters.items()}
     if language == "zh":
         listed = "，".join(
             f"{key}{pick(random, ('为', '是', '='))}{value.spoken}"
@@ -150,21 +172,21 @@ def _invented(random: Random, language: str) -> Request:
         )
         start = (
             f"{pick(random, ('请调用', '用', '请使用', '请运行'))}{name}"
-            if named
-            else f"请{verb[1]}{thing}"
+            if use.named
+            else f"请{use.verb[1]}{use.thing}"
         )
         question = start + (f"，{listed}" if listed else "") + "。"
-        description = f"{verb[1]}{thing}"
+        description = f"{use.verb[1]}{use.thing}"
     else:
         join = pick(random, (" = ", " ", " set to ", " as ", ": "))
         listed = " and ".join(f"{key}{join}{value.spoken}" for key, value in parameters.items())
         start = (
             f"{pick(random, ('Call', 'Use', 'Please run', 'Please call', 'Run'))} {name}"
-            if named
-            else f"{pick(random, ('Please ', 'Can you ', 'I want to '))}{verb[0]} the {thing}"
+            if use.named
+            else f"{pick(random, ('Please ', 'Can you ', 'I want to '))}{use.verb[0]} the {use.thing}"
         )
         question = start + (f" with {listed}" if listed else "") + "."
-        description = f"{verb[0].capitalize()} the {thing}"
+        description = f"{use.verb[0].capitalize()} the {use.thing}"
     result = {
         identifier(random): any_value(random, language).json
         for _ in range(1 + int(random.integers(2)))
@@ -175,11 +197,11 @@ def _invented(random: Random, language: str) -> Request:
         if language == "zh"
         else f"The result is {', '.join(values)}."
     )
-    shown = description if described else ""
+    shown = description if use.described else ""
     return Request(name, shown, properties, arguments, question, result, answer, description)
 
 
-def _schema(random: Random, request: Request) -> dict[str, Any]:
+def declared(random: Random, request: Request) -> dict[str, Any]:
     """The OpenAI tool object, with more or fewer of its optional keys."""
     parameters: dict[str, Any] = {"type": "object", "properties": request.properties}
     if random.random() < 0.2:
