@@ -17,8 +17,18 @@ from pathlib import Path
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from scripts.train_tiny.judging import THRESHOLDS, Case, Reply, Verdict, cases, judge, report
+from scripts.train_tiny.judging import (
+    THRESHOLDS,
+    Case,
+    Reply,
+    Verdict,
+    cases,
+    judge,
+    report,
+    report_names,
+)
 from scripts.train_tiny.processing import CHECKPOINT
+from scripts.train_tiny.shown import names_in
 
 
 def main() -> None:
@@ -28,6 +38,11 @@ def main() -> None:
     replies = _ask_server(chosen, options) if options.url else _ask_model(chosen, options)
     verdicts = [judge(case, reply) for case, reply in replies]
     table, passed = report(verdicts)
+    if options.shown:
+        shown = set(options.shown.read_text(encoding="utf-8").splitlines())
+        table += "\n" + report_names(
+            verdicts, lambda sample: not shown.issuperset(names_in(sample))
+        )
     print(table)
     print(f"{len(verdicts)} answers in {time.monotonic() - began:.0f} s", flush=True)
     for verdict in [v for v in verdicts if not v.right][: options.show]:
@@ -99,6 +114,9 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--failures", type=Path, help="write every wrong answer to this file")
     parser.add_argument("--report", type=Path, help="write the table to this file")
+    parser.add_argument(
+        "--shown", type=Path, help="names that training showed (shown.py): tell the others apart"
+    )
     parser.add_argument("--without-bias", action="store_true", help="drop the correction bias")
     return parser.parse_args()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,6 +136,20 @@ def report(verdicts: Sequence[Verdict]) -> tuple[str, bool]:
             f"| {_percent(_share(thought))} |"
         )
     return "\n".join(lines) + "\n", passed
+
+
+def report_names(verdicts: Sequence[Verdict], is_unseen: Callable[[Sample], bool]) -> str:
+    """A Markdown table: answers to samples with tools, by whether all their names are known."""
+    lines = ["| | names all seen | a name never seen |", "|---|---|---|"]
+    mine = [(verdict, is_unseen(verdict.case.sample)) for verdict in verdicts]
+    mine = [(verdict, unseen) for verdict, unseen in mine if verdict.case.sample.tools]
+    for task in sorted({verdict.case.sample.task for verdict, _ in mine}):
+        cells = []
+        for kind in (False, True):
+            right = [v.right for v, unseen in mine if v.case.sample.task == task and unseen == kind]
+            cells.append(f"{sum(right)} of {len(right)} ({_percent(_share(right))})")
+        lines.append(f"| {task} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _share(values: Iterable[bool]) -> float:
