@@ -127,6 +127,26 @@ def test_the_hf_layout_gives_the_same_logits(
     assert difference.abs().max() <= 1e-5
 
 
+def test_a_blend_lies_between_two_checkpoints(
+    model: Any, config: dict[str, Any], tmp_path: Path
+) -> None:
+    from scripts.train_tiny.architecture import transformers_config
+    from scripts.train_tiny.blend import blended
+    from scripts.train_tiny.weights import export_weights, load_weights
+
+    flat = {key: value for key, value in config.items() if key != "dtype"}
+    other = transformers.Ernie4_5_VLMoeForConditionalGeneration(transformers_config(flat))
+    load_weights(other, flat, CHECKPOINT)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.copy_((parameter + 1).bfloat16())
+    export_weights(other, flat, tmp_path)
+    middle = blended(flat, CHECKPOINT, tmp_path, 0.25)
+    threes = zip(model.parameters(), other.parameters(), middle.parameters(), strict=True)
+    for before, after, between in threes:
+        assert torch.allclose(between, 0.75 * before + 0.25 * after, atol=1e-6)
+
+
 def test_the_correction_bias_was_trained(config: dict[str, Any], model: Any) -> None:
     biases = [p for name, p in model.named_parameters() if name.endswith("e_score_correction_bias")]
     assert len(biases) == 2 * (config["num_hidden_layers"] - 1)
