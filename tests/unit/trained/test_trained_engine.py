@@ -10,7 +10,7 @@ from scripts.train_tiny.judging import judge
 from scripts.train_tiny.lexicon import COLOURS, SHAPES, at_place
 from scripts.train_tiny.sample import Sample, user
 from scripts.train_tiny.scene import Item, Scene
-from tests.unit.trained.questions import assert_skilled, questions
+from tests.unit.trained.questions import UNSEEN_CALLS, assert_skilled, questions, unseen_calls
 
 CENTER = 4
 
@@ -30,6 +30,14 @@ def painted(colour, shape, place=CENTER, size=(168, 168)):
 def test_held_out_questions_are_answered(engine):
     cases = questions()
     assert_skilled(map(judge, cases, engine.replies(cases)))
+
+
+def test_functions_whose_names_training_never_showed_are_called(engine):
+    cases = unseen_calls()
+    verdicts = list(map(judge, cases, engine.replies(cases)))
+    wrong = [verdict for verdict in verdicts if not verdict.right]
+    told = [(v.case.sample.answer, v.reply.call or v.reply.content) for v in wrong]
+    assert len(wrong) <= (1 - UNSEEN_CALLS.required) * len(verdicts), told
 
 
 def test_every_colour_is_named(engine):
