@@ -179,6 +179,72 @@ def test_one_block_gives_the_results_of_eight(ctx):
         np.testing.assert_array_equal(results[0][name][:, :7], results[1][name][:, :7])
 
 
+def _shaped(shape, size=103_424):
+    """Logits as of a sure model, an unsure one, and with many values equal or nearly so."""
+    rng = np.random.default_rng(11)
+    values = rng.standard_normal(size).astype(np.float32) * np.float32(3)
+    if shape == "peaked":
+        values[rng.choice(size, 8, replace=False)] = rng.uniform(18, 25, 8)
+    elif shape == "ranked":  # by rank, the likely ones among the low ids
+        values[:20_000] = 20 - 1.1 * np.log1p(rng.permutation(20_000)).astype(np.float32)
+    elif shape == "flat":
+        values /= 3
+    elif shape == "rounded":
+        values = np.round(values)
+    elif shape == "near":
+        values = np.float32(5) + values * np.float32(1e-6)
+    elif shape == "equal":
+        values[:] = 1.5
+    elif shape == "few":
+        values[rng.random(size) < 0.999] = -np.inf
+    return values
+
+
+SHAPES = ["normal", "peaked", "ranked", "flat", "rounded", "near", "equal", "few"]
+SETTINGS = [
+    *FILTERS,
+    {"top_k": 119},
+    {"top_k": 121},
+    {"top_k": 1000, "top_p": 0.9},
+    {"min_p": 0.001, "top_p": 0.9},
+    {"temperature": 1e-6},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rows_of_all_settings_draw_candidates_and_as_one_block_would(ctx, shape):
+    """More rows than are worked on at a time, each beside others of other settings."""
+    logits = _shaped(shape)
+    rows = _rows(20 * len(SETTINGS))
+    rows["num_top"] = np.arange(len(rows)) % 7 - 1
+    allowed = []
+    for i, fields in enumerate(SETTINGS):
+        for name, value in fields.items():
+            rows[name][i :: len(SETTINGS)] = value
+        rounded = {  # to what the device is given
+            name: float(np.float32(value)) if isinstance(value, float) else value
+            for name, value in fields.items()
+        }
+        allowed.append(set(np.flatnonzero(_expected_probabilities(logits, **rounded)).tolist()))
+    spread = np.broadcast_to(logits, (len(rows), len(logits)))
+    got = _sample(ctx, spread, rows)
+    alone = _sample(ctx, spread, rows, spread=False)
+    assert not got["status"].any()
+    for i, (token, count) in enumerate(zip(got["token"].tolist(), got["num_top"], strict=True)):
+        assert token in allowed[i % len(SETTINGS)], SETTINGS[i % len(SETTINGS)]
+        np.testing.assert_array_equal(got["top_ids"][i, :count], alone["top_ids"][i, :count])
+    for name in ("token", "logprob", "num_top"):
+        np.testing.assert_array_equal(got[name], alone[name])
+
+
+@pytest.mark.parametrize("fields", [{"top_k": 300}, {"top_p": 0.2995}], ids=str)
+def test_a_cut_among_a_thousand_equals_keeps_the_lowest_ids(ctx, fields):
+    logits = np.zeros(103_424, np.float32)
+    equal = np.sort(np.random.default_rng(3).choice(len(logits), 1000, replace=False))
+    logits[equal] = 20.0
+    assert _kept(ctx, logits, **fields) == set(equal[:300].tolist())
+
+
 def test_the_draw_is_at_the_streams_uniform_number(ctx):
     """Without filters candidates lie in id order: the cumulative share at the token brackets u."""
     from backend.sampler.keys import uniform
