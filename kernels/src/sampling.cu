@@ -1,266 +1,22 @@
 // Sampling: one launch. A row is the work of a cluster of blocks that keeps it in its shared memory;
-// clusters take one row after another, the next one's logits on their way meanwhile.
-//
-// What a row does not ask for costs it nothing. Where few tokens can be chosen, their entries go to
-// one block that compares them one by one; else cuts are found through bins (sampling_row.cuh).
+// clusters take one row after another, the next one's logits on their way meanwhile. Steps that a row
+// does not ask for are passed over.
 #include <algorithm>
-#include <cmath>
 #include <map>
 
 #include "ernie/check.h"
 #include "ernie/launch.h"
 #include "ernie/pdl.cuh"
-#include "ernie/philox.h"
 #include "ernie/sampling.h"
-#include "ernie/sampling_row.cuh"
+#include "ernie/sampling_steps.cuh"
 
 namespace ernie {
 
 namespace {
 
-constexpr int kRun = 4 * kSamplingVectors;  // values of a thread in a cluster
-constexpr int kLikely = 96;   // about twice as many tokens are likely
+constexpr int kRun = 4 * kSamplingVectors;  // values of a thread of a cluster
+constexpr int kLikely = 96;       // warps' maxima; about twice as many tokens are likely
 constexpr int kMaxVectors = 255;  // of a thread where one block does a row
-
-struct Arguments {
-  const void* logits;
-  const SamplingRow* rows;
-  SamplingResult* results;
-  float* scratch;  // [R, padded row] where rows do not fit into shared memory
-  const int32_t* mask;
-  const int32_t* bias_offsets;
-  const int32_t* bias_ids;
-  const float* bias_values;
-  uint16_t* counts;
-  const int32_t* prompt_seen;
-  int32_t* latest;
-  int64_t logits_stride;
-  int num_rows;
-  int num_valid;
-  int vocabulary;    // width of counts
-  int mask_words;    // width of mask and prompt_seen
-  int num_masks;
-  int num_seats;
-  int block_values;  // a block's share of a row, a multiple of 4
-  int vectors;       // of a thread
-  bool logits_are_bf16;
-  bool by_copies;  // rows are f32 and begin at multiples of 16 bytes
-};
-
-__device__ __forceinline__ bool bit_of(const int32_t* words, uint32_t bit) {
-  return static_cast<uint32_t>(words[bit >> 5]) >> (bit & 31) & 1u;
-}
-
-// The part of `mass` that top_p keeps at least.
-__device__ __forceinline__ uint64_t target_mass(float top_p, uint64_t mass) {
-  const double wanted = ceil(static_cast<double>(top_p) * static_cast<double>(mass));
-  return min(mass, static_cast<uint64_t>(fmax(1.0, wanted)));
-}
-
-// u · total with u = (random >> 11) · 2^-53, rounded down: below the total, whatever u is.
-__device__ __forceinline__ uint64_t place_of(uint64_t random, uint64_t total) {
-  return multiply_high(random & ~uint64_t{2047}, total);
-}
-
-// A warp's largest keys of two kinds, NaNs above everything.
-__device__ __forceinline__ uint64_t pack_highest(float high, float low) {
-  const auto key = [](float x) { return __reduce_max_sync(kAll, x == x ? key_of(x) : kAll); };
-  return static_cast<uint64_t>(key(high)) << 32 | key(low);
-}
-
-__device__ bool has_penalty(const SamplingRow& row) {
-  return row.repetition != 1.f || row.frequency != 0.f || row.presence != 0.f;
-}
-
-__device__ float raw_logit(const Arguments& a, int64_t row, int64_t id) {
-  const int64_t place = row * a.logits_stride + id;
-  return a.logits_are_bf16 ? __bfloat162float(static_cast<const bf16*>(a.logits)[place])
-                           : static_cast<const float*>(a.logits)[place];
-}
-
-// One thread of the cluster calls this.
-__device__ void choose(const Arguments& a, const SamplingRow& row, int64_t index, uint32_t token,
-                       float raw_max, float log_sum) {
-  SamplingResult& result = a.results[index];
-  result.token = static_cast<int32_t>(token);
-  if (row.num_top >= 0) result.logprob = raw_logit(a, index, token) - raw_max - log_sum;
-  if (row.seat < 0 || row.seat >= a.num_seats) return;
-  if (a.latest != nullptr) a.latest[row.seat] = static_cast<int32_t>(token);
-  if (a.counts != nullptr && has_penalty(row)) {
-    uint16_t& count = a.counts[static_cast<int64_t>(row.seat) * a.vocabulary + token];
-    if (count < 0xffff) ++count;
-  }
-}
-
-// The block's share of a row, where the copy engine cannot bring it.
-template <int kCluster>
-__device__ void load(Row<kCluster>& values, const Arguments& a, int64_t index, int length) {
-#pragma unroll 8
-  for (int i = static_cast<int>(threadIdx.x); i < length; i += kSamplingThreads) {
-    const int id = values.first_id() + i;
-    values[i] = i < a.block_values && id < a.num_valid ? raw_logit(a, index, id) : -INFINITY;
-  }
-  __syncthreads();
-}
-
-// Penalties and biases; begins and ends in a barrier of the block.
-template <int kCluster>
-__device__ void adjust(Row<kCluster>& values, const SamplingRow& row, const Arguments& a,
-                       int bias_begin, int bias_end) {
-  const int length = min(a.block_values, a.num_valid - values.first_id());
-  __syncthreads();
-  const bool has_seat = row.seat >= 0 && row.seat < a.num_seats;
-  if (has_penalty(row) && has_seat && a.counts != nullptr) {
-    const uint16_t* counts =
-        a.counts + static_cast<int64_t>(row.seat) * a.vocabulary + values.first_id();
-    const int32_t* seen = a.prompt_seen == nullptr
-                              ? nullptr
-                              : a.prompt_seen + static_cast<int64_t>(row.seat) * a.mask_words;
-    const auto penalize = [&](int i, int count) {
-      float value = values[i];
-      const bool is_seen = seen != nullptr && bit_of(seen, static_cast<uint32_t>(values.first_id() + i));
-      if (count > 0 || is_seen) value = value > 0.f ? value / row.repetition : value * row.repetition;
-      if (count > 0) value -= static_cast<float>(count) * row.frequency + row.presence;
-      values[i] = value;
-    };
-    if (a.vocabulary % 4 == 0) {
-      // Four ids begin at a multiple of four: their counts are 8 bytes, their bits within a word.
-      for (int i = 4 * static_cast<int>(threadIdx.x); i < length; i += 4 * kSamplingThreads) {
-        const uint2 four = *reinterpret_cast<const uint2*>(counts + i);
-        const uint32_t id = static_cast<uint32_t>(values.first_id() + i);
-        const uint32_t bits =
-            seen == nullptr ? 0 : static_cast<uint32_t>(seen[id >> 5]) >> (id & 31) & 15u;
-        if ((four.x | four.y | bits) == 0) continue;
-        const uint32_t of_each[4] = {four.x & 0xffff, four.x >> 16, four.y & 0xffff, four.y >> 16};
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          if (i + e < length) penalize(i + e, static_cast<int>(of_each[e]));
-        }
-      }
-    } else {
-      for (int i = static_cast<int>(threadIdx.x); i < length; i += kSamplingThreads) {
-        penalize(i, counts[i]);
-      }
-    }
-  }
-  __syncthreads();
-  for (int e = bias_begin + static_cast<int>(threadIdx.x); e < bias_end; e += kSamplingThreads) {
-    const int i = a.bias_ids[e] - values.first_id();
-    if (i >= 0 && i < length) atomicAdd(&values[i], a.bias_values[e]);  // may have a bias and a ban
-  }
-  __syncthreads();
-}
-
-// What one of the cluster's blocks does when all that can be chosen is gathered, in the order of ids:
-// top_k and top_p of `count` entries no lower than `least`, and the draw. `mass` is that of all
-// tokens, 0 to take the gathered ones'.
-template <int kCluster>
-__device__ void finish(Row<kCluster>& values, const Arguments& a, const SamplingRow& row,
-                       int64_t index, const Weigher& weigh, float least, int count, uint64_t mass,
-                       uint64_t random, float raw_max, float log_sum) {
-  RowShared<kCluster>& shared = values.shared();
-  const int mine = static_cast<int>(threadIdx.x), warp = mine / 32;
-  // Sums over the earlier ones of kGathered threads.
-  const auto sum_before = [&](uint64_t value) {
-    uint64_t upto = 0;
-    if (mine < kGathered) upto = Row<kCluster>::scan_warp(value);
-    if (mine < kGathered && mine % 32 == 31) shared.of_scan[warp] = upto;
-    __syncthreads();
-    uint64_t before = upto - value;
-#pragma unroll
-    for (int w = 0; w < kGathered / 32; ++w) before += w < warp ? shared.of_scan[w] : 0;
-    return before;
-  };
-  // Sorted roughly: by bins, of which each holds its entries' weights and, above those, their number.
-  const auto number_in = [](uint64_t sums) { return static_cast<int>(sums >> kMassBits); };
-  const bool has_entry = mine < count;
-  if (mine < kBins) shared.sums[mine] = 0;
-  __syncthreads();
-  uint64_t entry = 0, weight = 0;
-  int bin = 0, slot = 0;
-  if (has_entry) {
-    entry = shared.gathered[mine];
-    const float value = value_of(static_cast<uint32_t>(entry >> 32));
-    weight = weigh(value);
-    bin = linear_bin(weigh.top - value, static_cast<float>(kBins) / fmaxf(weigh.top - least, 1e-30f));
-    const uint64_t sums = values.add_to_bin(bin, weight | uint64_t{1} << kMassBits);
-    slot = number_in(sums);
-  }
-  __syncthreads();
-  const uint64_t sums = mine < kBins ? shared.sums[mine] : 0;
-  const uint64_t above_bin = sum_before(sums);
-  if (mine < kBins) shared.sums[mine] = above_bin;
-  __syncthreads();
-  if (has_entry) shared.gathered[number_in(shared.sums[bin]) + slot] = entry;
-  __syncthreads();
-  int better = 0;
-  uint64_t above = 0;
-  if (has_entry) {
-    better = number_in(shared.sums[bin]);
-    above = shared.sums[bin] & kMassMask;
-    const int end = bin + 1 < kBins ? number_in(shared.sums[bin + 1]) : count;
-    for (int i = better; i < end; ++i) {
-      const uint64_t other = shared.gathered[i];
-      if (other <= entry) continue;
-      above += weigh(value_of(static_cast<uint32_t>(other >> 32)));
-      ++better;
-    }
-  }
-  const int limit = row.top_k > 0 && row.top_k < count ? row.top_k : count;
-  bool is_kept = has_entry && better < limit;
-  const bool is_last = has_entry && better == limit - 1;
-  uint64_t target = ~uint64_t{0};
-  if (row.top_p < 1.f) {
-    if (mass == 0) {
-      if (is_last) shared.amount[0] = above + weight;
-      __syncthreads();
-      mass = shared.amount[0];
-    }
-    target = target_mass(row.top_p, mass);
-    is_kept = is_kept && above < target;
-  }
-  if (is_kept && (is_last || above + weight >= target)) shared.amount[1] = above + weight;
-  const uint64_t before = sum_before(is_kept ? weight : 0);  // lower ids, for those are in order
-  const uint64_t place = place_of(random, shared.amount[1]);
-  if (is_kept && before <= place && place < before + weight) {
-    choose(a, row, index, kAll - static_cast<uint32_t>(entry), raw_max, log_sum);
-  }
-}
-
-// The most likely tokens by raw logits, sorted; they have been gathered.
-template <int kCluster>
-__device__ void report_top(Row<kCluster>& values, SamplingResult& result, int count, int wanted,
-                           float top, float log_sum) {
-  const uint64_t* gathered = values.shared().gathered;
-  const int mine = static_cast<int>(threadIdx.x);
-  if (mine == 0) result.num_top = min(count, wanted);
-  if (mine >= count) return;
-  const uint64_t entry = gathered[mine];
-  int better = 0;
-#pragma unroll 4
-  for (int i = 0; i < count; ++i) better += gathered[i] > entry;
-  if (better >= wanted) return;
-  result.top_ids[better] = static_cast<int32_t>(kAll - static_cast<uint32_t>(entry));
-  result.top_logprobs[better] = value_of(static_cast<uint32_t>(entry >> 32)) - top - log_sum;
-}
-
-template <int kCluster>
-__device__ uint64_t thread_mass(const Row<kCluster>& values, const Weigher& weigh) {
-  WeightSum sum;
-  values.each([&](int, float x) { sum.add(weigh.fraction(x)); });
-  return sum.total(static_cast<uint32_t>(values.run_length()));
-}
-
-// Of what is kept.
-template <int kCluster>
-__device__ uint64_t thread_mass(const Row<kCluster>& values, const Weigher& weigh,
-                                const Floor& floor) {
-  WeightSum sum;
-  values.each([&](int i, float x) {
-    sum.add(floor.keeps(x, values.id_of(i)) ? weigh.fraction(x) : 0.f);
-  });
-  return sum.total(static_cast<uint32_t>(values.run_length()));
-}
 
 // What the warps' largest values tell, as far as the row wants to know it.
 struct Peaks {
@@ -293,7 +49,7 @@ __device__ Peaks peaks_of(Row<kCluster>& values, const SamplingRow& row, const M
 
 // The warp whose values hold the random place looks for it together.
 template <int kCluster>
-__device__ void draw(Row<kCluster>& values, const Arguments& a, const SamplingRow& row,
+__device__ void draw(Row<kCluster>& values, const SamplingArguments& a, const SamplingRow& row,
                      int64_t index, const Weigher& weigh, const Floor& floor, uint64_t place,
                      uint64_t before, uint64_t mine, float raw_max, float log_sum) {
   __syncwarp();
@@ -317,7 +73,7 @@ __device__ void draw(Row<kCluster>& values, const Arguments& a, const SamplingRo
 
 // Everything from the row's largest values on. The whole cluster takes the same way.
 template <int kCluster>
-__device__ void sample_row(Row<kCluster>& values, const Arguments& a, const SamplingRow& row,
+__device__ void sample_row(Row<kCluster>& values, const SamplingArguments& a, const SamplingRow& row,
                            int64_t index, uint64_t random, const Message* received,
                            float thread_highest, int bias_begin, int bias_end) {
   using Place = typename Row<kCluster>::Place;
@@ -326,20 +82,19 @@ __device__ void sample_row(Row<kCluster>& values, const Arguments& a, const Samp
   const auto give_up = [&](SamplingStatus status) {
     if (is_first) result.status = static_cast<int32_t>(status);
   };
+  const auto everything = [](float) { return true; };
   // Entries of what `floor` keeps, to one block; how many there are.
   const auto gather = [&](unsigned to, const Floor& floor, float highest, uint64_t amount,
                           Place& amounts) {
-    const auto takes = [&](int i, float x) { return floor.keeps(x, values.id_of(i)); };
-    const auto taken = values.take(highest >= floor.value, takes);
+    const auto taken = values.take(highest, floor);
     values.send(amount, __reduce_add_sync(kAll, taken.number));
     const Message* messages = values.receive();
     const Place numbers = values.place_of_warp(messages, number_of);
     amounts = values.place_of_warp(messages, amount_of);
-    if (numbers.total <= kGathered) {
-      values.post(to, static_cast<uint32_t>(numbers.before), taken, takes);
-      if (to == values.rank()) values.collect(static_cast<uint32_t>(numbers.total));
-    }
-    return static_cast<int>(min(numbers.total, uint64_t{kGathered + 1}));
+    if (numbers.total > kGathered) return kGathered + 1;
+    values.post(to, static_cast<uint32_t>(numbers.before), taken, floor, everything);
+    if (to == values.rank()) values.collect(static_cast<uint32_t>(numbers.total));
+    return static_cast<int>(numbers.total);
   };
   const uint32_t raw_highest = values.highest_of(received).y;
   if (raw_highest > kHighestKey || raw_highest < kLowestKey) {
@@ -363,8 +118,8 @@ __device__ void sample_row(Row<kCluster>& values, const Arguments& a, const Samp
     int count = gather(0, Floor{least_top, 0}, thread_highest, mass, masses);
     log_sum = static_cast<float>((log2(static_cast<double>(masses.total)) - 44.0) * kLn2);
     if (count > kGathered) {
-      const Floor floor = floor_of(values.template find_cut<false>(
-          weigh, raw_highest, thread_highest, raw_max - 32.f, finite, static_cast<uint64_t>(wanted)));
+      const Floor floor = floor_of(values.find_cut(false, weigh, thread_highest, raw_max - 32.f,
+                                                   finite, static_cast<uint64_t>(wanted)));
       count = gather(0, floor, thread_highest, 0, masses);
     }
     if (values.rank() == 0 && wanted > 0) {
@@ -381,7 +136,8 @@ __device__ void sample_row(Row<kCluster>& values, const Arguments& a, const Samp
       all_highest = max_or_nan(all_highest, x);
       if (is_masked && i % 4 == 0) {
         const uint32_t id = values.id_of(i);  // a multiple of 4
-        allowed = id < static_cast<uint32_t>(a.num_valid) ? static_cast<uint32_t>(mask[id >> 5]) >> (id & 31) : 0;
+        const bool is_valid = id < static_cast<uint32_t>(a.num_valid);
+        allowed = is_valid ? static_cast<uint32_t>(mask[id >> 5]) >> (id & 31) : 0;
       }
       if ((allowed >> (i % 4) & 1u) == 0) values[values.run_begin() + i] = x = -INFINITY;
       highest = max_or_nan(highest, x);
@@ -411,73 +167,88 @@ __device__ void sample_row(Row<kCluster>& values, const Arguments& a, const Samp
   const float temperature = fmaxf(row.temperature, 1e-20f);
   const Weigher weigh{top, kLog2E / temperature};
   const unsigned finisher = static_cast<unsigned>(index) % kCluster;
-  const auto finish_here = [&](float least, int count, uint64_t mass) {
-    if (values.rank() == finisher) {
-      finish(values, a, row, index, weigh, least, count, mass, random, raw_max, log_sum);
-    }
-  };
   Floor floor = finite;
   if (row.min_p > 0.f) floor.value = fmaxf(floor.value, fmaf(temperature, logf(row.min_p), top));
   const bool has_top_k = row.top_k > 0 && row.top_k < a.num_valid;
   bool is_cut = row.min_p > 0.f;
-  Place masses;
+  Place masses{};
+  int count = kGathered + 1;  // of entries at the finisher
+  float least = floor.value;
   if (has_top_k || is_cut) {
-    const float least = has_top_k ? fmaxf(floor.value, peaks.least) : floor.value;
-    const int count = gather(finisher, Floor{least, 0}, peaks.thread_highest, 0, masses);
-    if (count <= kGathered) return finish_here(least, count, 0);
-    if (has_top_k) {
-      const float low = row.top_k <= Row<kCluster>::kSenders ? least : top - 16.f * fmaxf(1.f, temperature);
-      floor = floor_of(values.template find_cut<false>(weigh, peaks.highest, peaks.thread_highest, fmaxf(low, floor.value), floor,
-                                                       static_cast<uint64_t>(row.top_k)));
+    if (has_top_k) least = fmaxf(least, peaks.least);
+    count = gather(finisher, Floor{least, 0}, peaks.thread_highest, 0, masses);
+    if (count > kGathered && has_top_k) {
+      if (row.top_k > Row<kCluster>::kSenders) {
+        least = fmaxf(floor.value, top - 16.f * fmaxf(1.f, temperature));
+      }
+      floor = floor_of(values.find_cut(false, weigh, peaks.thread_highest, least, floor,
+                                       static_cast<uint64_t>(row.top_k)));
       is_cut = true;
     }
   }
-  const Message* messages = nullptr;
-  const auto weigh_all = [&](uint64_t number) {  // what is kept; `number` goes with it
-    const uint64_t mine = is_cut ? thread_mass(values, weigh, floor) : thread_mass(values, weigh);
-    values.send(Row<kCluster>::sum_of_warp(mine), number);
-    messages = values.receive();
-    masses = values.place_of_warp(messages, amount_of);
-    return mine;
-  };
-  // The likely ones' number and mass, in case that top_p asks for no more.
-  const bool tries_likely = kCluster > 1 && row.top_p < 1.f && !has_top_k;
-  const float likely = fmaxf(peaks.least, floor.value);
-  const auto is_likely = [=](int, float x) { return x >= likely; };
-  typename Row<kCluster>::Taken taken;
-  uint64_t likely_sums = 0;
-  if (tries_likely) {
-    taken = values.take(peaks.thread_highest >= likely, is_likely);
-    values.each_taken(taken, is_likely, [&](int, float x) { likely_sums += weigh(x); });
-    likely_sums = Row<kCluster>::sum_of_warp(likely_sums) |
-                  static_cast<uint64_t>(__reduce_add_sync(kAll, taken.number)) << kMassBits;
-  }
-  uint64_t mine = weigh_all(likely_sums);
-  if (row.top_p < 1.f) {
-    const uint64_t target = target_mass(row.top_p, masses.total);
+  uint64_t mine = 0;
+  if (count > kGathered) {
+    const Message* messages = nullptr;
+    const auto weigh_all = [&](uint64_t number) {  // what is kept; `number` goes with it
+      mine = is_cut ? thread_mass(values, weigh, floor) : thread_mass(values, weigh);
+      values.send(Row<kCluster>::sum_of_warp(mine), number);
+      messages = values.receive();
+      masses = values.place_of_warp(messages, amount_of);
+    };
+    // The likely ones' number and mass, in case that top_p asks for no more.
+    const bool tries_likely = kCluster > 1 && row.top_p < 1.f && !has_top_k;
+    const Floor likely{fmaxf(peaks.least, floor.value), 0};
+    typename Row<kCluster>::Taken taken;
+    uint64_t likely_sums = 0;
     if (tries_likely) {
-      const Place numbers = values.place_of_warp(messages, [](const Message& m) { return m.number >> kMassBits; });
-      const Place sums = values.place_of_warp(messages, [](const Message& m) { return m.number & kMassMask; });
-      if (sums.total >= target && numbers.total <= kGathered) {
-        values.post(finisher, static_cast<uint32_t>(numbers.before), taken, is_likely);
-        if (values.rank() == finisher) values.collect(static_cast<uint32_t>(numbers.total));
-        return finish_here(likely, static_cast<int>(numbers.total), masses.total);
-      }
-      if (sums.total >= target) floor.value = likely;
+      taken = values.take(peaks.thread_highest, likely);
+      values.each_taken(taken, likely, [&](int, float x) { likely_sums += weigh(x); });
+      likely_sums = Row<kCluster>::sum_of_warp(likely_sums) |
+                    static_cast<uint64_t>(__reduce_add_sync(kAll, taken.number)) << kMassBits;
     }
-    // Tokens of weight up to the average of what may be left out are not needed.
-    const float spare = static_cast<float>(masses.total - target) / static_cast<float>(a.num_valid);
-    const float bits = log2f(spare * 0.999999f + 0.5f) - 44.01f;
-    float least = fmaf(bits, temperature * kLn2, top);
-    least -= fmaxf(fabsf(top), fabsf(least)) * 3e-7f;
-    least = fmaxf(least, floor.value);
-    if (least > floor.value) floor = {least, 0};
-    Place none;
-    const int count = gather(finisher, floor, peaks.thread_highest, 0, none);
-    if (count <= kGathered) return finish_here(least, count, masses.total);
-    floor = floor_of(values.template find_cut<true>(weigh, peaks.highest, peaks.thread_highest, least, floor, target));
-    is_cut = true;
-    mine = weigh_all(0);
+    weigh_all(likely_sums);
+    if (row.top_p < 1.f) {
+      const uint64_t target = target_mass(row.top_p, masses.total);
+      if (tries_likely) {
+        const Place numbers = values.place_of_warp(
+            messages, [](const Message& m) { return m.number >> kMassBits; });
+        const Place sums = values.place_of_warp(
+            messages, [](const Message& m) { return m.number & kMassMask; });
+        if (sums.total >= target) {
+          floor = likely;
+          least = likely.value;
+          if (numbers.total <= kGathered) {
+            count = static_cast<int>(numbers.total);
+            values.post(finisher, static_cast<uint32_t>(numbers.before), taken, likely, everything);
+            if (values.rank() == finisher) values.collect(static_cast<uint32_t>(count));
+          }
+        }
+      }
+      if (count > kGathered) {
+        // Tokens of weight up to the average of what may be left out are not needed.
+        const float spare =
+            static_cast<float>(masses.total - target) / static_cast<float>(a.num_valid);
+        const float bits = log2f(spare * 0.999999f + 0.5f) - 44.01f;
+        float needed = fmaf(bits, temperature * kLn2, top);
+        needed -= fmaxf(fabsf(top), fabsf(needed)) * 3e-7f;
+        if (needed > floor.value) floor = {needed, 0};
+        least = floor.value;
+        Place none;
+        count = gather(finisher, floor, peaks.thread_highest, 0, none);
+        if (count > kGathered) {
+          floor =
+              floor_of(values.find_cut(true, weigh, peaks.thread_highest, least, floor, target));
+          is_cut = true;
+          weigh_all(0);
+        }
+      }
+    }
+  }
+  if (count <= kGathered) {
+    if (values.rank() == finisher) {
+      finish(values, a, row, index, weigh, least, count, masses.total, random, raw_max, log_sum);
+    }
+    return;
   }
   const uint64_t place = place_of(random, masses.total);
   const uint64_t until = masses.before + Row<kCluster>::sum_of_warp(mine);
@@ -489,8 +260,8 @@ __device__ void sample_row(Row<kCluster>& values, const Arguments& a, const Samp
 __device__ __forceinline__ void copy_bulk(const void* to, const void* from, uint32_t bytes,
                                           uint32_t barrier) {
   asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-          shared_address(to)),
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
       "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
 }
@@ -498,7 +269,7 @@ __device__ __forceinline__ void copy_bulk(const void* to, const void* from, uint
 
 template <int kCluster>
 __global__ void __launch_bounds__(kSamplingThreads, kCluster > 1 ? 2 : 1)
-    sample_kernel(const __grid_constant__ Arguments a) {
+    sample_kernel(const __grid_constant__ SamplingArguments a) {
   const int padded = (a.block_values + kRun - 1) / kRun * kRun;
   const int buffer_values = kCluster > 1 ? padded + kRun : a.vectors * 4 * kSamplingThreads;
   extern __shared__ __align__(128) float buffers[];  // two shares of rows
@@ -517,7 +288,8 @@ __global__ void __launch_bounds__(kSamplingThreads, kCluster > 1 ? 2 : 1)
     mbarrier_arrive_expect(barrier, bytes + sizeof(SamplingRow));
     copy_bulk(&rows[slot], a.rows + index, sizeof(SamplingRow), barrier);
     const float* logits = static_cast<const float*>(a.logits) + index * a.logits_stride;
-    if (bytes > 0) copy_bulk(buffers + slot * buffer_values, logits + values.first_id(), bytes, barrier);
+    float* buffer = buffers + slot * buffer_values;
+    if (bytes > 0) copy_bulk(buffer, logits + values.first_id(), bytes, barrier);
 #endif
   };
 #if defined(ERNIE_HOPPER)
@@ -554,7 +326,6 @@ __global__ void __launch_bounds__(kSamplingThreads, kCluster > 1 ? 2 : 1)
             philox_raw(row.key[0], row.key[1], static_cast<uint64_t>(row.position));
       }
     }
-    if (step % 32 == 0) __syncthreads();
     const int slot = step % 2;
     values.set_values(kCluster > 1 ? buffers + slot * buffer_values
                                    : a.scratch + static_cast<int64_t>(blockIdx.x) * buffer_values);
@@ -566,6 +337,7 @@ __global__ void __launch_bounds__(kSamplingThreads, kCluster > 1 ? 2 : 1)
     if (a.by_copies) {
 #if defined(ERNIE_HOPPER)
       mbarrier_wait(shared_address(&arrived[slot]), step / 2 % 2);
+      __syncwarp();
       // The last vector may bring ids beyond the valid ones.
       const int tail = length - values.run_begin();
       if (length % 4 != 0 && tail > 0 && tail < values.run_length()) {
@@ -591,6 +363,7 @@ __global__ void __launch_bounds__(kSamplingThreads, kCluster > 1 ? 2 : 1)
     if (step == 0) values.wait();
     values.send(packed, 0);
     const Message* received = values.receive();
+    if (step % 32 == 0) __syncthreads();  // the random numbers
     // All have come here, hence all have left the row before, whose place is free now.
     if (a.by_copies && step > 0) order(index + num_workers, slot ^ 1);
     if (row.position < 0) continue;
@@ -603,8 +376,6 @@ __global__ void __launch_bounds__(kSamplingThreads, kCluster > 1 ? 2 : 1)
 size_t buffer_bytes(int block_values) {
   return 2 * sizeof(float) * static_cast<size_t>((block_values + kRun - 1) / kRun * kRun + kRun);
 }
-
-constexpr int kMostInBlock = kSamplingThreads * kRun;
 
 // How many clusters the device runs at a time, by the bytes of their blocks' buffers.
 class Residency {
@@ -677,15 +448,20 @@ Tensor sample(const Tensor& logits, const Tensor& rows, const SamplingTables& ta
   }
   check_tables(tables, logits);
   Context& context = logits.context();
-  Tensor results = context.empty({count, static_cast<int64_t>(sizeof(SamplingResult) / 4)}, DType::kI32);
+  Tensor results =
+      context.empty({count, static_cast<int64_t>(sizeof(SamplingResult) / 4)}, DType::kI32);
   if (count == 0) return results;
 
-  Arguments a{};
+  SamplingArguments a{};
   a.num_rows = static_cast<int>(count);
-  const auto share_of = [num_valid](int64_t blocks) { return ((num_valid + blocks - 1) / blocks + 3) / 4 * 4; };
-  const bool in_cluster = spread && context.capability() / 10 == 9 && share_of(kSamplingCluster) <= kMostInBlock;
+  const auto share_of = [num_valid](int64_t blocks) {
+    return ((num_valid + blocks - 1) / blocks + 3) / 4 * 4;
+  };
+  const bool in_cluster = spread && context.capability() / 10 == 9 &&
+                          share_of(kSamplingCluster) <= kSamplingThreads * kRun;
   a.block_values = static_cast<int>(share_of(in_cluster ? kSamplingCluster : 1));
-  a.vectors = in_cluster ? kSamplingVectors : (a.block_values / 4 + kSamplingThreads - 1) / kSamplingThreads;
+  a.vectors = in_cluster ? kSamplingVectors
+                         : (a.block_values / 4 + kSamplingThreads - 1) / kSamplingThreads;
   if (a.vectors > kMaxVectors) {
     fail("logits: a vocabulary of " + std::to_string(num_valid) + " is too large; the limit is " +
          std::to_string(kMaxVectors * kSamplingThreads * 4));
@@ -719,7 +495,8 @@ Tensor sample(const Tensor& logits, const Tensor& rows, const SamplingTables& ta
     return results;
   }
   const unsigned workers = static_cast<unsigned>(std::min(count, int64_t{4} * context.sm_count()));
-  const Tensor scratch = context.empty({workers, int64_t{kSamplingThreads} * a.vectors * 4}, DType::kF32);
+  const Tensor scratch =
+      context.empty({workers, int64_t{kSamplingThreads} * a.vectors * 4}, DType::kF32);
   a.scratch = scratch.ptr<float>();
   launch(context, sample_kernel<1>, dim3(workers), dim3(kSamplingThreads), 0, a);
   return results;

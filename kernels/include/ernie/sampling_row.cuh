@@ -1,14 +1,12 @@
-// One row of logits on its way to a token, the work of a cluster of blocks or of one block.
+// One row of logits on its way to a token, the work of a cluster of blocks or of one block: what its
+// threads look at, and what its blocks tell each other.
 //
-// A value and its token make an entry: the value's order-preserving key above the complement of the
-// id. Larger entries are more likely, the lower id among equals, so that what a filter keeps is all
-// entries from some cut on. Weights are exp((x - max) / temperature) in fixed point, 2^44 for the
-// most likely token: sums are integers, hence exact in any order.
+// Blocks meet by messages, one of each warp to each block: whoever has all of them goes on, without
+// a barrier of the cluster.
 #pragma once
 
 #include "ernie/hopper.cuh"
-#include "ernie/sampling.h"
-#include "ernie/vector.cuh"
+#include "ernie/sampling_keys.cuh"
 
 namespace ernie {
 
@@ -19,89 +17,6 @@ constexpr int kSamplingCluster = 8;
 // warp in one bank.
 constexpr int kSamplingVectors = 7;
 constexpr int kGathered = 256;
-constexpr int kBins = 256;
-constexpr float kOne = 17592186044416.f;  // 2^44
-constexpr float kLog2E = 1.4426950408889634f;
-constexpr float kLn2 = 0.6931471805599453f;
-constexpr uint32_t kLowestKey = 0x00800000u;   // of the smallest finite number; -inf lies below
-constexpr uint32_t kHighestKey = 0xff7fffffu;  // of the largest; +inf and NaN lie above
-constexpr uint32_t kAll = 0xffffffffu;
-constexpr int kMassBits = 54;  // hold the sum of as many weights as a warp of a cluster has values
-constexpr uint64_t kMassMask = (uint64_t{1} << kMassBits) - 1;
-
-// Larger floats have larger keys; no NaNs, and -0 has become +0.
-__device__ __forceinline__ uint32_t key_of(float value) {
-  const uint32_t bits = __float_as_uint(value + 0.f);
-  return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
-__device__ __forceinline__ float value_of(uint32_t key) {
-  return __uint_as_float(key & 0x80000000u ? key ^ 0x80000000u : ~key);
-}
-
-// The larger one; NaN if one is.
-__device__ __forceinline__ float max_or_nan(float a, float b) {
-  float larger;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
-  return larger;
-}
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-// Bins of equal steps below the top.
-__device__ __forceinline__ int linear_bin(float distance, float steps) {
-  return static_cast<int>(fminf(distance * steps, static_cast<float>(kBins - 1)));
-}
-
-struct Weigher {
-  float top;
-  float scale;  // log2(e) / temperature
-
-  __device__ float fraction(float value) const { return exp2_fast((value - top) * scale); }
-  __device__ uint64_t operator()(float value) const {
-    return __float2ull_rn(fraction(value) * kOne);
-  }
-};
-
-// A sum of weights without conversions: adding 2^45, then 1.5 · 2^23 to what that left over, leaves
-// multiples of 2^22 and the rounded rest in the lowest bits of two floats.
-class WeightSum {
- public:
-  __device__ void add(float fraction) {
-    const float shifted = fmaf(fraction, kOne, kHigh);
-    const float rest = fmaf(fraction, kOne, -(shifted - kHigh));
-    high_ += __float_as_uint(shifted);
-    low_ += __float_as_uint(rest + kLow);
-  }
-  __device__ uint64_t total(uint32_t count) const {
-    const uint32_t high = high_ - count * __float_as_uint(kHigh);
-    const int32_t low = static_cast<int32_t>(low_ - count * __float_as_uint(kLow));
-    return (static_cast<uint64_t>(high) << 22) + static_cast<uint64_t>(static_cast<int64_t>(low));
-  }
-
- private:
-  static constexpr float kHigh = 2.f * kOne;
-  static constexpr float kLow = 12582912.f;
-  uint32_t high_ = 0, low_ = 0;
-};
-
-// What is kept: values above, and of those equal the ones whose id's complement is at least `ties`.
-struct Floor {
-  float value;
-  uint32_t ties;
-
-  __device__ bool keeps(float x, uint32_t id) const {
-    return x > value || (x == value && ~id >= ties);
-  }
-};
-
-__device__ __forceinline__ Floor floor_of(uint64_t entry) {
-  return {value_of(static_cast<uint32_t>(entry >> 32)), static_cast<uint32_t>(entry)};
-}
 
 // What a warp tells all blocks.
 struct __align__(16) Message {
@@ -155,7 +70,9 @@ class Row {
   __device__ int first_id() const { return first_id_; }
   __device__ int run_begin() const { return run_begin_; }
   __device__ int run_length() const { return vectors_ * 4; }
-  __device__ uint32_t id_of(int i) const { return static_cast<uint32_t>(first_id_ + run_begin_ + i); }
+  __device__ uint32_t id_of(int i) const {
+    return static_cast<uint32_t>(first_id_ + run_begin_ + i);
+  }
   __device__ int warp() const {  // of the cluster, in the order of ids
     return static_cast<int>(rank_) * kSamplingWarps + static_cast<int>(threadIdx.x) / 32;
   }
@@ -211,15 +128,16 @@ class Row {
   // looked at from then on.
   __device__ void send(uint64_t amount, uint64_t number) const {
     const unsigned lane = threadIdx.x % 32;
-    if (kCluster == 1) __syncwarp();
+    __syncwarp();
     if (lane < kCluster) {
       tell(&shared_.of_warp[exchanges_ & 1][warp()], lane, {amount, number},
            &shared_.messages_arrived[exchanges_ & 1]);
     }
+    __syncwarp();
   }
 
-  // What all warps sent, in the order of their ids. When it is here, every thread of the cluster has
-  // sent, and is done with what it did before.
+  // What all warps sent, in the order of their ids. When it is here, every thread of the cluster
+  // is done with what it did before it sent.
   __device__ const Message* receive() {
     const int slot = exchanges_ & 1;
     wait_for(&shared_.messages_arrived[slot], kSenders * sizeof(Message), exchanges_ >> 1 & 1);
@@ -278,44 +196,49 @@ class Row {
     return value;
   }
 
-  // ---- entries of few tokens: first all tell how many they have, then whoever needs them gets them
+  // ---- entries of few tokens: all tell how many they have, then those who need them get them
 
-  // The thread's values that `takes`; their bits only where a run has no more than 32.
+  // The thread's values that a floor keeps; their bits only where a run has no more than 32.
   struct Taken {
     uint32_t number = 0, bits = 0;
   };
-  template <class Takes>
-  __device__ Taken take(bool may, const Takes& takes) const {
+  __device__ Taken take(float thread_highest, const Floor& floor) const {
     Taken taken;
-    if (!may) return taken;
-    each([&](int i, float x) { note(taken, i, takes(i, x)); });
-    if (kCluster > 1) taken.number = static_cast<uint32_t>(__popc(static_cast<int>(taken.bits)));
+    if (thread_highest < floor.value) return taken;
+    if constexpr (kCluster > 1) {
+      taken.bits = kept_bits(values_ + run_begin_, id_of(0), floor);
+      taken.number = static_cast<uint32_t>(__popc(taken.bits));
+    } else {
+      each_slowly([&](int i, float x) { taken.number += floor.keeps(x, id_of(i)); });
+    }
     return taken;
   }
 
   // Calls use(i, value) for each of them.
-  template <class Takes, class Use>
-  __device__ void each_taken(const Taken& taken, const Takes& takes, const Use& use) const {
-    const float* run = values_ + run_begin_;
+  template <class Use>
+  __device__ void each_taken(const Taken& taken, const Floor& floor, const Use& use) const {
     if constexpr (kCluster > 1) {
+      const float* run = values_ + run_begin_;
       for (uint32_t bits = taken.bits; bits != 0; bits &= bits - 1) {
         const int i = __ffs(static_cast<int>(bits)) - 1;
         use(i, run[i]);
       }
     } else if (taken.number > 0) {
       each_slowly([&](int i, float x) {
-        if (takes(i, x)) use(i, x);
+        if (floor.keeps(x, id_of(i))) use(i, x);
       });
     }
   }
 
-  // The thread's entries to block `to`, or to all (`to` = kCluster); the warp's first one has number
-  // `first`.
-  template <class Takes>
-  __device__ void post(unsigned to, uint32_t first, const Taken& taken, const Takes& takes) {
+  // The thread's entries, those of what is taken that `posts`, to block `to` or to all (`to` =
+  // kCluster); the warp's first one has number `first`.
+  template <class Posts>
+  __device__ void post(unsigned to, uint32_t first, const Taken& taken, const Floor& floor,
+                       const Posts& posts) {
     if (!__any_sync(kAll, taken.number > 0)) return;
     uint32_t slot = first + scan_warp(taken.number) - taken.number;
-    each_taken(taken, takes, [&](int i, float x) {
+    each_taken(taken, floor, [&](int i, float x) {
+      if (!posts(x)) return;
       const uint64_t entry = static_cast<uint64_t>(key_of(x)) << 32 | (kAll - id_of(i));
       const unsigned last = to == kCluster ? kCluster - 1 : to;
 #pragma unroll 1
@@ -332,27 +255,30 @@ class Row {
     ++collections_;
   }
 
-  // The k-th largest of the warps' lower halves: at least k values are no smaller. The lowest key
-  // when there are fewer warps. Ends in a barrier of the block.
+  // About the k-th largest of the warps' lower halves, such that at least k values are no smaller;
+  // the lowest key when there are fewer warps. Ends in a barrier of the block.
   __device__ uint32_t kth_maximum(const Message* received, int k) {
     if (k > kSenders) return kLowestKey;
     uint32_t& kth = shared_.kth[++searches_ & 1];
     // Neighbouring threads share the comparisons of one of them.
     constexpr int kShare = kSamplingThreads / kSenders, kPart = (kSenders + kShare - 1) / kShare;
-    const int place = static_cast<int>(threadIdx.x) / kShare, part = static_cast<int>(threadIdx.x) % kShare;
+    const int place = static_cast<int>(threadIdx.x) / kShare;
+    const int part = static_cast<int>(threadIdx.x) % kShare;
     static_assert(kSamplingThreads % kSenders == 0 && (kShare == 4 || kCluster == 1));
-    const uint32_t mine = static_cast<uint32_t>(received[place].amount);
+    // No two are equal with the place among them in the lowest bits: a bound may be a little lower.
+    const auto key_at = [&](int i) {
+      return (static_cast<uint32_t>(received[i].amount) | 127u) - static_cast<uint32_t>(i);
+    };
+    const uint32_t mine = key_at(place);
     int larger = 0;
 #pragma unroll
     for (int j = 0; j < kPart; ++j) {
       const int i = part * kPart + j;
-      if (i >= kSenders) break;
-      const uint32_t other = static_cast<uint32_t>(received[i].amount);
-      larger += other > mine || (other == mine && i < place);
+      if (kSenders % kShare == 0 || i < kSenders) larger += key_at(i) > mine;
     }
 #pragma unroll
     for (int mask = kShare / 2; mask > 0; mask >>= 1) larger += __shfl_xor_sync(kAll, larger, mask);
-    if (larger == k - 1) kth = mine;
+    if (larger == k - 1) kth = mine & ~127u;
     __syncthreads();
     return max(kth, kLowestKey);
   }
@@ -366,59 +292,74 @@ class Row {
   }
 
   // The cut that keeps the fewest most likely entries, of those `floor` keeps, whose amount reaches
-  // `target`: numbers of values, or (by mass) sums of weights. Keeps all where they do not reach it.
-  //
-  // Amounts are counted in bins, at first equal steps from the top to `low`, then equal ranges of
-  // keys within what holds the target, until so few are left that they can be compared one by one.
-  template <bool kByMass>
-  __device__ uint64_t find_cut(const Weigher& weigh, uint32_t highest, float thread_highest,
+  // `target`: numbers of values, or (by mass) sums of weights. Keeps all that do not reach it.
+  __device__ uint64_t find_cut(bool by_mass, const Weigher& weigh, float thread_highest,
                                float low_value, const Floor& floor, uint64_t target) {
-    const float top = value_of(highest);
-    const float steps = static_cast<float>(kBins) / fmaxf(top - low_value, 1e-30f);
-    const auto linear = [=](float x) { return linear_bin(top - x, steps); };
-    const auto is_left = [&](int i, float x) { return floor.keeps(x, id_of(i)); };
-    Taken left = take(thread_highest >= floor.value, is_left);
+    const Found found = search(*this, by_mass, weigh, thread_highest, low_value, floor, target);
+    exchanges_ = found.exchanges;
+    collections_ = found.collections;
+    return found.cut;
+  }
+
+ private:
+  struct Found {
+    uint64_t cut;
+    int exchanges, collections;
+  };
+  // By value and apart from the caller's code, which is seldom in need of it: a row that lies in
+  // registers stays there.
+  __device__ __noinline__ static Found search(Row row, bool by_mass, Weigher weigh,
+                                              float thread_highest, float low_value, Floor floor,
+                                              uint64_t target) {
+    const uint64_t cut = row.search_bins(by_mass, weigh, thread_highest, low_value, floor, target);
+    return {cut, row.exchanges_, row.collections_};
+  }
+
+  // Amounts are counted in bins, at first equal steps from the top to `low_value`, then equal ranges
+  // of keys within what holds the target, until so few are left that they can be compared.
+  __device__ uint64_t search_bins(bool by_mass, const Weigher& weigh, float thread_highest,
+                                  float low_value, const Floor& floor, uint64_t target) {
+    const float steps = bin_steps(weigh.top - low_value);
+    const auto linear = [=](float x) { return linear_bin(weigh.top - x, steps); };
+    Taken left = take(thread_highest, floor);
     bool is_linear = true;
-    uint32_t high = highest, width = 0;
+    uint32_t high = key_of(weigh.top), width = 0;
     int shift = 0;
     uint64_t above = 0;
     while (true) {
-      const auto bin_of = [&](int i, float x) {
+      const auto bin_of = [&](float x) {
         if (is_linear) return linear(x);
         const uint32_t offset = high - key_of(x);
         return offset < width ? static_cast<int>(offset >> shift) : -1;
       };
-      if (threadIdx.x < kBins) {
-        shared_.halves[threadIdx.x][0] = 0;
-        shared_.halves[threadIdx.x][1] = 0;
-      }
+      if (threadIdx.x < kBins) shared_.sums[threadIdx.x] = 0;
       __syncthreads();
-      each_taken(left, is_left, [&](int i, float x) {
-        const int bin = bin_of(i, x);
-        if (bin >= 0) add_to_bin(bin, kByMass ? weigh(x) : 1);
+      each_taken(left, floor, [&](int, float x) {
+        const int bin = bin_of(x);
+        if (bin >= 0) add_to_bin(bin, by_mass ? weigh(x) : 1);
       });
       sync();
       const int bin = choose_bin(target, above);
       if (bin < 0) return static_cast<uint64_t>(key_of(floor.value)) << 32 | floor.ties;
-      const auto is_in_bin = [&](int i, float x) { return is_left(i, x) && bin_of(i, x) == bin; };
       Taken within;
-      each_taken(left, is_left, [&](int i, float x) {
-        const bool is_within = bin_of(i, x) == bin;
+      each_taken(left, floor, [&](int i, float x) {
+        const bool is_within = bin_of(x) == bin;
         within.number += is_within;
         within.bits |= static_cast<uint32_t>(is_within) << (i & 31);
       });
       send(0, __reduce_add_sync(kAll, within.number));
       const Place place = place_of_warp(receive(), number_of);
       if (place.total <= kGathered) {
-        post(kCluster, static_cast<uint32_t>(place.before), within, is_in_bin);
+        post(kCluster, static_cast<uint32_t>(place.before), within, floor,
+             [&](float x) { return bin_of(x) == bin; });
         collect(static_cast<uint32_t>(place.total));
-        return compare<kByMass>(weigh, static_cast<int>(place.total), above, target);
+        return compare(by_mass, weigh, static_cast<int>(place.total), above, target);
       }
       if (kCluster > 1) left = within;
       uint32_t low;
       if (is_linear) {
-        if (bin > 0) high = edge_of(linear, bin - 1, highest) - 1;
-        low = edge_of(linear, bin, highest);
+        low = edge_of(linear, bin, high);
+        if (bin > 0) high = edge_of(linear, bin - 1, high) - 1;
       } else {
         const uint32_t lowest = high - (width - 1);
         high -= static_cast<uint32_t>(bin) << shift;
@@ -426,27 +367,35 @@ class Row {
       }
       width = high - low + 1;
       if (width == 1) {
-        const uint64_t each_one = kByMass ? weigh(value_of(high)) : 1;
-        return cut_ties(high, floor, (target - above + each_one - 1) / each_one);
+        const uint64_t each_one = by_mass ? weigh(value_of(high)) : 1;
+        return cut_ties(high, left, floor, (target - above + each_one - 1) / each_one);
       }
       is_linear = false;
       shift = max(0, 32 - __clz(static_cast<int>(width - 1)) - 8);
     }
   }
 
- private:
+  // Values of a thread in a cluster that `floor` keeps, a bit each.
+  __device__ __noinline__ static uint32_t kept_bits(const float* run, uint32_t first_id,
+                                                    Floor floor) {
+    uint32_t bits = 0;
+#pragma unroll
+    for (int v = 0; v < kSamplingVectors; ++v) {
+      const float4 four = reinterpret_cast<const float4*>(run)[v];
+      const float each[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int i = 4 * v + e;
+        if (floor.keeps(each[e], first_id + static_cast<uint32_t>(i))) bits |= 1u << i;
+      }
+    }
+    return bits;
+  }
+
   template <class Use>
   __device__ __forceinline__ void use_vector(int v, const Use& use) const {
     const float4 four = reinterpret_cast<const float4*>(values_ + run_begin_)[v];
     use(4 * v, four.x), use(4 * v + 1, four.y), use(4 * v + 2, four.z), use(4 * v + 3, four.w);
-  }
-
-  __device__ __forceinline__ static void note(Taken& taken, int i, bool is_taken) {
-    if (kCluster > 1) {
-      taken.bits |= static_cast<uint32_t>(is_taken) << (i & 31);
-    } else {
-      taken.number += is_taken;
-    }
   }
 
   // Stores to where `place` is in block `rank` and counts the bytes on `barrier` there.
@@ -457,8 +406,8 @@ class Row {
           "{\n.reg .b32 place, barrier;\n"
           "mapa.shared::cluster.u32 place, %0, %2;\n"
           "mapa.shared::cluster.u32 barrier, %1, %2;\n"
-          "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.u64 [place], {%3, %4}, [barrier];\n}" ::"r"(
-              shared_address(place)),
+          "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.u64 "
+          "[place], {%3, %4}, [barrier];\n}" ::"r"(shared_address(place)),
           "r"(shared_address(barrier)), "r"(rank), "l"(message.amount), "l"(message.number)
           : "memory");
       return;
@@ -473,8 +422,8 @@ class Row {
           "{\n.reg .b32 place, barrier;\n"
           "mapa.shared::cluster.u32 place, %0, %2;\n"
           "mapa.shared::cluster.u32 barrier, %1, %2;\n"
-          "st.async.shared::cluster.mbarrier::complete_tx::bytes.u64 [place], %3, [barrier];\n}" ::"r"(
-              shared_address(place)),
+          "st.async.shared::cluster.mbarrier::complete_tx::bytes.u64 "
+          "[place], %3, [barrier];\n}" ::"r"(shared_address(place)),
           "r"(shared_address(barrier)), "r"(rank), "l"(entry)
           : "memory");
       return;
@@ -489,6 +438,7 @@ class Row {
     if (kCluster > 1) {
       if (threadIdx.x == 0) mbarrier_arrive_expect(shared_address(barrier), bytes);
       mbarrier_wait(shared_address(barrier), static_cast<uint32_t>(parity));
+      __syncwarp();  // lanes may have left the wait one by one
       return;
     }
 #endif
@@ -552,13 +502,13 @@ class Row {
   }
 
   // The entry at which the gathered ones reach the target.
-  template <bool kByMass>
-  __device__ uint64_t compare(const Weigher& weigh, int count, uint64_t above, uint64_t target) {
+  __device__ uint64_t compare(bool by_mass, const Weigher& weigh, int count, uint64_t above,
+                              uint64_t target) {
     const int mine = static_cast<int>(threadIdx.x);
     uint64_t entry = 0, amount = 0;
     if (mine < count) {
       entry = shared_.gathered[mine];
-      amount = kByMass ? weigh(value_of(static_cast<uint32_t>(entry >> 32))) : 1;
+      amount = by_mass ? weigh(value_of(static_cast<uint32_t>(entry >> 32))) : 1;
       shared_.weights[mine] = amount;
     }
     __syncthreads();
@@ -570,17 +520,17 @@ class Row {
     return shared_.cut;
   }
 
-  // Keeps the first `wanted` of the tokens of equal value.
-  __device__ uint64_t cut_ties(uint32_t key, const Floor& floor, uint64_t wanted) {
+  // Keeps the first `wanted` of the tokens of equal value, which are among the `left` ones.
+  __device__ uint64_t cut_ties(uint32_t key, const Taken& left, const Floor& floor,
+                               uint64_t wanted) {
     const float value = value_of(key);
-    const auto takes = [&](int i, float x) { return x == value && floor.keeps(x, id_of(i)); };
-    const Taken taken = take(true, takes);
-    const uint32_t upto = scan_warp(taken.number);
+    uint32_t mine = 0, last = 0;
+    each_taken(left, floor, [&](int, float x) { mine += x == value; });
+    const uint32_t upto = scan_warp(mine);
     send(0, __shfl_sync(kAll, upto, 31));
-    uint64_t before = place_of_warp(receive(), number_of).before + upto - taken.number;
-    uint32_t last = 0;
-    each_taken(taken, takes, [&](int i, float) {
-      if (++before == wanted) last = kAll - id_of(i);
+    uint64_t before = place_of_warp(receive(), number_of).before + upto - mine;
+    each_taken(left, floor, [&](int i, float x) {
+      if (x == value && ++before == wanted) last = kAll - id_of(i);
     });
     send(__reduce_max_sync(kAll, last), 0);
     return static_cast<uint64_t>(key) << 32 | highest_of(receive()).y;
