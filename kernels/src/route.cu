@@ -353,9 +353,12 @@ Routing moe_route(const Tensor& x, const Tensor& gate, const Tensor& bias, int t
   const bool narrow = std::max(job.text.experts, job.vision.experts) <= 64;
   const auto cluster = narrow ? route_cluster<2> : route_cluster<kMaxExperts / 32>;
   if (tokens <= kClusterTokens && has_clusters(cluster)) {
-    // One wave of clusters: as many tokens to each as that takes.
+    // One wave of clusters: as many tokens to each as that takes, and a cluster can choose for. A
+    // cluster lies within one of the device's parts, whose last multiprocessors may be too few for
+    // another: on an H200 16 clusters of 8 take 15 us where 14 take 10.
     const int groups = (job.tokens + kTokens - 1) / kTokens;
-    const int waves = (groups * kCluster + context.sm_count() - 1) / context.sm_count();
+    const int fitting = std::max(1, context.sm_count() / kCluster - 2);
+    const int waves = std::min((groups + fitting - 1) / fitting, kThreads / 32);
     job.cluster_tokens = waves * kTokens;
     const int clusters = (groups + waves - 1) / waves;
     const int width = padded_experts(job.text.experts) + padded_experts(job.vision.experts);
