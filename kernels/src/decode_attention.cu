@@ -167,48 +167,78 @@ __device__ __forceinline__ void prefetch_item(const DecodeArguments& p) {
   prefetch_l2(p.v_cache + at, run * kTile * kHead * 2);
 }
 
-// Turns queries in their fragments: column pairs (2 t, 2 t + 1) of each eight, t = lane % 4.
+// A hint: whoever writes the angles may not have begun.
+template <int kHead>
+__device__ __forceinline__ void prefetch_angles(const DecodeArguments& p, int sequence) {
+  constexpr int kLine = 32;  // floats
+  const int at = static_cast<int>(threadIdx.x) * kLine;
+  if (at >= kHead / 2) return;
+  const int64_t row = int64_t(sequence) * (kHead / 2) + at;
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p.cosines + row));
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p.sines + row));
+}
+
+// Cosines and sines of the pairs in a lane's query fragments: column pairs (2 t, 2 t + 1) of each
+// eight, t = lane % 4. Asked for together with the queries, so that one latency covers both.
 template <int kHead, Turn kTurn>
-__device__ __forceinline__ void turn_queries(QueryFragments<kHead, 1>& q, const float* cosines,
-                                             const float* sines) {
-  constexpr int kSteps = HeadLayout<kHead>::kSteps;
-  const int t = threadIdx.x % 4;
-  if constexpr (kTurn == Turn::kNeighbours) {
+struct QueryTurn {
+  static constexpr int kPairs = kTurn == Turn::kDone ? 1 : kHead / 8;  // of a lane
+  float cosines[kPairs];
+  float sines[kPairs];
+
+  __device__ __forceinline__ void load(const float* c, const float* s) {
+    if constexpr (kTurn != Turn::kDone) {
+      const int t = threadIdx.x % 4;
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int pair = step * 8 + i / 2 * 4 + t;
-        float a = low_float(q.a[0][step][i]), b = high_float(q.a[0][step][i]);
-        turn_pair(a, b, cosines[pair], sines[pair]);
-        q.a[0][step][i] = pack_2(a, b);
-      }
-    }
-  } else if constexpr (kTurn == Turn::kHalves) {
-    static_assert(kHead % 32 == 0, "halves must be whole steps");
-#pragma unroll
-    for (int step = 0; step < kSteps / 2; ++step) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int pair = step * 16 + i / 2 * 8 + 2 * t;
-        uint32_t& first = q.a[0][step][i];
-        uint32_t& second = q.a[0][step + kSteps / 2][i];
-        float a0 = low_float(first), a1 = high_float(first);
-        float b0 = low_float(second), b1 = high_float(second);
-        turn_pair(a0, b0, cosines[pair], sines[pair]);
-        turn_pair(a1, b1, cosines[pair + 1], sines[pair + 1]);
-        first = pack_2(a0, a1);
-        second = pack_2(b0, b1);
+      for (int j = 0; j < kPairs; ++j) {
+        const int pair = kTurn == Turn::kNeighbours ? j * 4 + t : j / 2 * 8 + 2 * t + j % 2;
+        cosines[j] = c[pair];
+        sines[j] = s[pair];
       }
     }
   }
-}
+
+  __device__ __forceinline__ void apply(QueryFragments<kHead, 1>& q) const {
+    if constexpr (kTurn == Turn::kNeighbours) {
+#pragma unroll
+      for (int step = 0; step < HeadLayout<kHead>::kSteps; ++step) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int j = step * 2 + i / 2;
+          float a = low_float(q.a[0][step][i]), b = high_float(q.a[0][step][i]);
+          turn_pair(a, b, cosines[j], sines[j]);
+          q.a[0][step][i] = pack_2(a, b);
+        }
+      }
+    } else if constexpr (kTurn == Turn::kHalves) {
+      static_assert(kHead % 32 == 0, "halves must be whole steps");
+      constexpr int kSteps = HeadLayout<kHead>::kSteps;
+#pragma unroll
+      for (int step = 0; step < kSteps / 2; ++step) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const int j = step * 4 + i / 2 * 2;
+          uint32_t& first = q.a[0][step][i];
+          uint32_t& second = q.a[0][step + kSteps / 2][i];
+          float a0 = low_float(first), a1 = high_float(first);
+          float b0 = low_float(second), b1 = high_float(second);
+          turn_pair(a0, b0, cosines[j], sines[j]);
+          turn_pair(a1, b1, cosines[j + 1], sines[j + 1]);
+          first = pack_2(a0, a1);
+          second = pack_2(b0, b1);
+        }
+      }
+    }
+  }
+};
 
 // The newest key, turned, and its value: lane l holds four values of each, two pairs.
 template <int kHead, Turn kTurn>
 struct NewestRow {
   uint32_t key[2];
   uint32_t value[2];
+  float2 cosines;
+  float2 sines;
 
   // Columns of the two halves of a lane's key values.
   __device__ __forceinline__ static int column(int i) {
@@ -217,9 +247,9 @@ struct NewestRow {
   }
   __device__ __forceinline__ static bool has_columns() { return threadIdx.x % 32 < kHead / 4; }
 
-  // `k` and `v` are the untouched rows, kHead values each.
-  __device__ __forceinline__ void load(const bf16* k, const bf16* v, const float* cosines,
-                                       const float* sines) {
+  // `k` and `v` are the untouched rows, kHead values each; `c` and `s` their angles'.
+  __device__ __forceinline__ void load(const bf16* k, const bf16* v, const float* c,
+                                       const float* s) {
     if (!has_columns()) return;
     const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -227,15 +257,19 @@ struct NewestRow {
       key[i] = *reinterpret_cast<const uint32_t*>(k + column(i));
       value[i] = *reinterpret_cast<const uint32_t*>(v + lane * 4 + 2 * i);
     }
-    const float2 c = *reinterpret_cast<const float2*>(cosines + lane * 2);
-    const float2 s = *reinterpret_cast<const float2*>(sines + lane * 2);
+    cosines = *reinterpret_cast<const float2*>(c + lane * 2);
+    sines = *reinterpret_cast<const float2*>(s + lane * 2);
+  }
+
+  __device__ __forceinline__ void turn() {
+    if (!has_columns()) return;
     float x[4] = {low_float(key[0]), high_float(key[0]), low_float(key[1]), high_float(key[1])};
     if constexpr (kTurn == Turn::kNeighbours) {
-      turn_pair(x[0], x[1], c.x, s.x);
-      turn_pair(x[2], x[3], c.y, s.y);
+      turn_pair(x[0], x[1], cosines.x, sines.x);
+      turn_pair(x[2], x[3], cosines.y, sines.y);
     } else {
-      turn_pair(x[0], x[2], c.x, s.x);
-      turn_pair(x[1], x[3], c.y, s.y);
+      turn_pair(x[0], x[2], cosines.x, sines.x);
+      turn_pair(x[1], x[3], cosines.y, sines.y);
     }
     key[0] = pack_2(x[0], x[1]);
     key[1] = pack_2(x[2], x[3]);
@@ -346,28 +380,48 @@ class TileStream {
   int places_;  // lane l: of the tile that is l-th of 32
 };
 
+// What the step's earlier kernels made for an item whose stream has begun.
+template <int kHead, Turn kTurn>
+struct ItemInputs {
+  QueryFragments<kHead, 1> q;
+  QueryTurn<kHead, kTurn> query_turn;
+  NewestRow<kHead, kTurn> newest_row;
+  bool owns_newest;
+
+  __device__ __forceinline__ void load(const DecodeArguments& p, const DecodeItem& item,
+                                       const TileStream<kHead>& stream) {
+    const int tiles = stream.tiles();
+    const bf16* row = p.q + int64_t(item.sequence) * p.q_stride;
+    const bf16* queries = row + item.kv_head * p.ratio * kHead;
+    q.load([&](int head) { return head < p.ratio ? queries + head * kHead : nullptr; });
+    // The newest key is the last one; it lies in the last tile of a warp of the last split.
+    owns_newest = kTurn != Turn::kDone && item.split == item.splits - 1 && tiles > 0 &&
+                  stream.valid(tiles - 1) <= kTile;
+    if constexpr (kTurn != Turn::kDone) {
+      const int64_t angles = int64_t(item.sequence) * (kHead / 2);
+      query_turn.load(p.cosines + angles, p.sines + angles);
+      if (owns_newest) {
+        const bf16* key = row + (p.nkv * p.ratio + item.kv_head) * kHead;
+        newest_row.load(key, key + p.nkv * kHead, p.cosines + angles, p.sines + angles);
+      }
+    }
+  }
+};
+
 // Attends to a stream that has begun.
 template <int kHead, Turn kTurn>
 __device__ __forceinline__ void attend(const DecodeArguments& p, const DecodeItem& item,
-                                       TileStream<kHead>& stream, SoftmaxState<kHead, 1>& state) {
+                                       TileStream<kHead>& stream, ItemInputs<kHead, kTurn>& inputs,
+                                       SoftmaxState<kHead, 1>& state) {
   using Shared = DecodeShared<kHead>;
   const int lane = threadIdx.x % 32;
   const int tiles = stream.tiles();
-  QueryFragments<kHead, 1> q;
-  const bf16* row = p.q + int64_t(item.sequence) * p.q_stride;
-  const bf16* queries = row + item.kv_head * p.ratio * kHead;
-  q.load([&](int head) { return head < p.ratio ? queries + head * kHead : nullptr; });
-  // The newest key is the last one; it lies in the last tile of a warp of the last split.
-  const bool owns_newest = kTurn != Turn::kDone && item.split == item.splits - 1 && tiles > 0 &&
-                           stream.valid(tiles - 1) <= kTile;
-  NewestRow<kHead, kTurn> newest_row;
+  QueryFragments<kHead, 1>& q = inputs.q;
+  NewestRow<kHead, kTurn>& newest_row = inputs.newest_row;
+  const bool owns_newest = inputs.owns_newest;
   if constexpr (kTurn != Turn::kDone) {
-    const int64_t angles = int64_t(item.sequence) * (kHead / 2);
-    if (owns_newest) {
-      const bf16* key = row + (p.nkv * p.ratio + item.kv_head) * kHead;
-      newest_row.load(key, key + p.nkv * kHead, p.cosines + angles, p.sines + angles);
-    }
-    turn_queries<kHead, kTurn>(q, p.cosines + angles, p.sines + angles);
+    inputs.query_turn.apply(q);
+    if (owns_newest) newest_row.turn();
   }
   state.clear();
 
@@ -584,22 +638,27 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attention_kernel(const Dec
     if (early.sequence >= 0) {
       early_page = stream.template load_page<true>(early);
       stream.begin(early, early_page);
+      prefetch_angles<kHead>(p, early.sequence);
     }
   }
   pdl_wait();
 
   ItemFinder finder;
   int index = blockIdx.x;
+  ItemInputs<kHead, kTurn> inputs;
+  int page = 0;
+  if (early.sequence >= 0) {  // all of it is under way before the first of it is looked at
+    inputs.load(p, early, stream);
+    page = stream.template load_page<false>(early);
+  }
   DecodeItem item = find_item<false>(p, finder, index);
-  if (item.sequence >= 0) {
-    const int page = stream.template load_page<false>(item);
-    if (!(item == early && __all_sync(0xffffffffu, page == early_page))) {
-      cp_async_wait<0>();  // what was begun too early was in vain
-      __syncwarp();
-      stream.begin(item, page);
+  if (!(item == early && __all_sync(0xffffffffu, page == early_page))) {
+    cp_async_wait<0>();  // what was begun too early was in vain
+    __syncwarp();
+    if (item.sequence >= 0) {
+      stream.begin(item, stream.template load_page<false>(item));
+      inputs.load(p, item, stream);
     }
-  } else {
-    cp_async_wait<0>();
   }
 #pragma unroll 1
   while (item.sequence >= 0) {
@@ -608,8 +667,11 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attention_kernel(const Dec
     const DecodeItem next = find_item<false>(p, finder, index);
     const int page = next.sequence >= 0 ? stream.template load_page<false>(next) : 0;
     SoftmaxState<kHead, 1> state;
-    attend<kHead, kTurn>(p, item, stream, state);
-    if (next.sequence >= 0) stream.begin(next, page);
+    attend<kHead, kTurn>(p, item, stream, inputs, state);
+    if (next.sequence >= 0) {
+      stream.begin(next, page);
+      inputs.load(p, next, stream);
+    }
     finish_item<kHead>(p, item, state, shared);
     __syncthreads();  // the sums' place is free
     item = next;
