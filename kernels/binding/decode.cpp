@@ -79,12 +79,11 @@ void bind_decode(py::module_& module) {
   py::class_<ernie::ExpertTuning>(module, "ExpertTuning",
                                   "How moe_up_small and moe_down_small divide their work: weight "
                                   "rows to a tile (0: by the tokens), blocks to a multiprocessor, "
-                                  "items of shared experts that a block fetches into the L2 ahead, "
                                   "KB of weights in a stage.")
-      .def(py::init([](int tile_rows, int blocks_per_sm, int prefetched, int stage_kb) {
-             return ernie::ExpertTuning{tile_rows, blocks_per_sm, prefetched, stage_kb};
+      .def(py::init([](int tile_rows, int blocks_per_sm, int stage_kb) {
+             return ernie::ExpertTuning{tile_rows, blocks_per_sm, stage_kb};
            }),
-           "tile_rows"_a = 0, "blocks_per_sm"_a = 1, "prefetched"_a = 1, "stage_kb"_a = 16);
+           "tile_rows"_a = 0, "blocks_per_sm"_a = 2, "stage_kb"_a = 16);
   module.def(
       "moe_up_small",
       [](const Tensor& x, Routing& routing, const Tensor& up_gate, int first_group,

@@ -30,7 +30,6 @@ template <bool kGated>
 void run_any(Context& context, StreamJob& job, const ExpertTuning& tuning) {
   int tile_rows = tuning.tile_rows;
   const bool deep = tuning.stage_kb == 32;
-  job.groups.prefetched = tuning.prefetched;
   if (tile_rows == 0) tile_rows = job.tokens <= 8 ? 32 : job.tokens <= 32 ? 64 : 128;
   if (job.tokens <= 8) {
     if (tile_rows == 16) return run<kGated, 8, 1>(context, job, tuning);

@@ -181,12 +181,12 @@ def bench_dense_tiles(context: Any, rng: np.random.Generator) -> None:
 def bench_tuning(context: Any, rng: np.random.Generator) -> None:
     """Route, up and down as a chain under several tunings of the expert kernels."""
     layers = [Layer(context, rng) for _ in range(3)]
-    tunings = {  # tile_rows, blocks_per_sm, prefetched, stage_kb
-        1: ((32, 1, 1), (32, 1, 0), (32, 1, 2), (32, 2, 1), (16, 1, 1), (16, 2, 1), (64, 1, 1)),
-        8: ((32, 1, 1), (32, 1, 0), (32, 2, 1), (16, 1, 1), (64, 1, 1), (64, 2, 1)),
-        32: ((64, 1, 1), (64, 2, 1), (32, 1, 1), (128, 1, 1), (128, 1, 1, 32)),
-        64: ((128, 1, 1), (128, 2, 1), (64, 1, 1), (128, 1, 1, 32)),
-        256: ((128, 1, 1), (128, 2, 1), (64, 1, 1), (128, 1, 1, 32)),
+    tunings = {  # tile_rows, blocks_per_sm, stage_kb
+        1: ((32, 1), (32, 2), (16, 1), (16, 2), (64, 1)),
+        8: ((32, 1), (32, 2), (16, 1), (64, 1), (64, 2)),
+        32: ((64, 1), (64, 2), (32, 1), (128, 1), (128, 1, 32)),
+        64: ((128, 1), (128, 2), (64, 1), (128, 1, 32)),
+        256: ((128, 1), (128, 2), (64, 1), (128, 1, 32)),
     }
     for count, choices in tunings.items():
         x = context.upload(rng.standard_normal((count, HIDDEN)).astype(np.float32), kernels.bf16)

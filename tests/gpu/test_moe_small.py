@@ -143,7 +143,7 @@ def test_every_tile_gives_the_same_result(ctx, tokens, tile_rows, stage_kb, bloc
     routing, order, _ = _routing(ctx, ids, groups, experts, shared)
     gx, gup, gdown = (_give(ctx, tensor) for tensor in (x, up_gate, down))
     y = _poison(ctx, tokens * slots, hidden)
-    tuning = kernels.ExpertTuning(tile_rows, blocks, 2, stage_kb)
+    tuning = kernels.ExpertTuning(tile_rows, blocks, stage_kb)
 
     h = kernels.moe_up_small(gx, routing, gup, 0, groups, slots, tuning)
     kernels.moe_down_small(h, routing, gdown, 0, groups, y, tuning)

@@ -17,8 +17,7 @@ constexpr int kSmallPairs = 4096;
 // What the bench varies; the defaults are what it found best.
 struct ExpertTuning {
   int tile_rows = 0;      // 16, 32, 64 or 128 weight rows to a tile; 0: by the tokens
-  int blocks_per_sm = 1;  // as far as they fit
-  int prefetched = 1;     // items of shared experts that an up block asks the L2 for ahead
+  int blocks_per_sm = 2;  // as far as they fit
   int stage_kb = 16;      // of weights: 16, or 32 for tiles of 128 rows
 };
 

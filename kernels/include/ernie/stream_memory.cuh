@@ -13,13 +13,6 @@ __device__ __forceinline__ void cp_async_weights(uint32_t shared, const void* gl
                : "memory");
 }
 
-// Asks the L2 for `bytes` (a multiple of 16) from memory; nobody waits for it.
-__device__ __forceinline__ void prefetch_l2(const void* global, uint32_t bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(global), "r"(bytes) : "memory");
-#endif
-}
-
 __device__ __forceinline__ uint4 load_shared_16(uint32_t address) {
   uint4 v;
   asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"

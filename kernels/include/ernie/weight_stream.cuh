@@ -38,7 +38,6 @@ struct StreamGroups {
   int slots;         // pairs of one token
   int first_always;  // groups first_always … + num_always - 1 hold every token
   int num_always;
-  int prefetched;  // always active items that each block asks the L2 for while it waits
 };
 
 struct StreamJob {
@@ -147,13 +146,6 @@ class WeightStream {
       begin_weights();
       ahead = min(chunks_, kStages - 1);
       for (int s = 0; s < ahead; ++s) copy_weights(s, s);
-      // The up product waits for the router; meanwhile the L2 can take the always active experts.
-      if (kGated && kGrouped) {
-        for (int i = 0, next = item; i < job_.groups.prefetched && next < known; ++i) {
-          prefetch(next);
-          next += gridDim.x;
-        }
-      }
     }
     pdl_wait();
     int started = 0;
@@ -318,17 +310,6 @@ class WeightStream {
       }
       weight_offsets_[i] = static_cast<uint32_t>(row) * static_cast<uint32_t>(job_.depth);
     }
-  }
-
-  // The rows of an item of the always active groups, gates by one thread and up rows by another.
-  __device__ void prefetch(int item) const {
-    if (threadIdx.x >= 2) return;
-    const int entry = item / job_.tiles;
-    const int feature = (item - entry * job_.tiles) * (Shape::kRows / 2);
-    const int group = job_.groups.first_always + entry;
-    const size_t row = static_cast<size_t>(2 * group + threadIdx.x) * job_.rows + feature;
-    const int rows = min(Shape::kRows / 2, job_.rows - feature);
-    prefetch_l2(job_.w + row * job_.depth, rows * job_.depth * static_cast<int>(sizeof(bf16)));
   }
 
   __device__ void begin_tokens() {

@@ -146,7 +146,7 @@ void run_experts(std::istream& in) {
     job.x = x.data(), job.w = up.data(), job.out = h.data();
     job.tokens = tokens, job.rows = m, job.depth = hidden;
     job.groups = {offsets.data() + first, order.data(), tickets.data(), count, pairs, slots,
-                  second ? 0 : experts,   second ? 0 : shared, 2};
+                  second ? 0 : experts,   second ? 0 : shared};
     launch_shape<true, true>(split, tiles, job, grid);
     job.x = h.data(), job.w = down.data(), job.out = y.data();
     job.rows = hidden, job.depth = m;
