@@ -21,6 +21,13 @@ __device__ __forceinline__ float fast_exp2(float x) {
   return y;
 }
 
+// maximum · scale - reference, where reference is a later maximum times the scale: exactly 0 when the
+// maximum stayed. A fused multiply-add would leave the rounding of the product, and a tile whose keys
+// a row does not see would change the row's bits.
+__device__ __forceinline__ float shift_of(float maximum, float scale, float reference) {
+  return __fadd_rn(__fmul_rn(maximum, scale), -reference);
+}
+
 // How keys or values lie in shared memory: rows of an odd number of 16-byte chunks, so that the
 // eight rows of one ldmatrix phase touch all banks once. Head size 72 is stored as 80.
 template <int kHead>
@@ -99,7 +106,7 @@ struct SoftmaxState {
         top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
         // A row with nothing but masked keys so far: any finite reference gives zeros.
         const float reference = top == -INFINITY ? 0.f : top * scale;
-        const float shrink = fast_exp2(maximum[tile][half] * scale - reference);
+        const float shrink = fast_exp2(shift_of(maximum[tile][half], scale, reference));
         maximum[tile][half] = top;
         float added = 0.f;
 #pragma unroll

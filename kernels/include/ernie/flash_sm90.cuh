@@ -259,7 +259,7 @@ class Consumer {
       top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
       // A row with nothing but masked keys so far: any finite reference gives zeros.
       const float reference = top == -INFINITY ? 0.f : top * scale;
-      shrink[h] = fast_exp2(fmaf(maximum_[h], scale, -reference));
+      shrink[h] = fast_exp2(shift_of(maximum_[h], scale, reference));
       maximum_[h] = top;
       float even = 0.f, odd = 0.f;
 #pragma unroll
