@@ -1,4 +1,4 @@
-"""Norms, row movements and sampling against the memory's rate; linear layers against cuBLAS's."""
+"""Norms and row movements against the memory's rate; linear layers against cuBLAS's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 import kernels
-from kernels import sampling
 
 PEAK_BYTES = 4.3e12
 PEAK_FLOPS = 790e12
@@ -66,33 +65,6 @@ def bench_norms(context: Any, rng: np.random.Generator) -> None:
         _bytes_line(f"swiglu {count}", median_seconds(context, calls), 1.5 * nbytes)
 
 
-def _rows(count: int, **fields: float) -> Any:
-    rows = sampling.padding_rows(count)
-    rows["position"] = np.arange(count)
-    rows["temperature"] = 1.0
-    for name, value in fields.items():
-        rows[name] = value
-    return rows
-
-
-def bench_sampling(context: Any, rng: np.random.Generator) -> None:
-    kinds: dict[str, dict[str, float]] = {
-        "greedy": {"temperature": 0.0},
-        "temperature": {},
-        "top_p 0.8": {"top_p": 0.8},
-        "top_k 50 top_p 0.8": {"top_k": 50, "top_p": 0.8},
-        "greedy, 20 logprobs": {"temperature": 0.0, "num_top": 20},
-    }
-    for count in (1, 32, 256):
-        nbytes = 4 * count * VOCABULARY
-        values = np.resize(rng.standard_normal(1 << 20).astype(np.float32) * 3, (count, VOCABULARY))
-        copies = [context.upload(values) for _ in range(min(8, _copies(nbytes)))]
-        for name, fields in kinds.items():
-            rows = context.upload(sampling.row_bytes(_rows(count, **fields)))
-            calls = [lambda x=x, rows=rows: kernels.sample(x, rows) for x in copies]
-            _bytes_line(f"sample {count} {name}", median_seconds(context, calls), nbytes)
-
-
 def bench_linear(context: Any, rng: np.random.Generator) -> None:
     kernels.tune_linear(context, True)
     for tokens, width, depth in (
@@ -138,7 +110,6 @@ def bench_few_rows(context: Any, rng: np.random.Generator) -> None:
 
 PARTS = {
     "norms": bench_norms,
-    "sampling": bench_sampling,
     "linear": bench_linear,
     "few_rows": bench_few_rows,
 }
