@@ -10,6 +10,7 @@ from backend.config.serving import EngineSettings
 from backend.engine.loading import load_model
 from backend.models import parameter_specs
 from backend.ops import ExpertGroup, cuda_ops
+from backend.ops.cuda_moe import SlotSums
 from backend.ops.cuda_weights import turned
 from backend.weights import load_weights, store_weights
 from scripts.tiny_checkpoint.command import make_tiny_checkpoint
@@ -126,3 +127,19 @@ def test_a_bias_of_a_few_experts_begins_where_kernels_read(ops):
     step = SimpleNamespace(is_vision=is_vision)
     sums = ops.moe(x, weights, 2, 1e-12, step)
     assert np.isfinite(ops.to_numpy(sums)).all()
+
+
+def test_rows_that_give_logits_are_those_of_all_summed(ops):
+    """Four tokens of three slots, of which the last and the second give logits."""
+    random = np.random.default_rng(0)
+    y, weights = random.standard_normal((12, 8)), random.random((4, 3))
+    residual, norm = random.standard_normal((4, 8)), random.random(8)
+    sums = SlotSums(ops.from_numpy(y), ops.from_numpy(weights, keep_float32=True))
+    residual, norm = ops.from_numpy(residual), ops.from_numpy(norm)
+    step = SimpleNamespace(logit_rows=ops.from_numpy(np.array([3, 1], np.int32)))
+
+    rows, rests = ops.logit_rows(sums, residual, step)
+    picked = ops.add_rms_norm(rows, rests, norm, 1e-5)
+
+    for mine, whole in zip(picked, ops.add_rms_norm(sums, residual, norm, 1e-5), strict=True):
+        np.testing.assert_array_equal(ops.to_numpy(mine), ops.to_numpy(whole)[[3, 1]])
