@@ -2,6 +2,7 @@
 
     python scripts/bench_kernels.py             every area
     python scripts/bench_kernels.py core decode only these; an area is a file of bench_kernels/
+    python scripts/bench_kernels.py decode:paths    only a part of an area
 
 Each area prints a line per kernel and size: microseconds from replayed CUDA graphs over buffers
 that rotate past the L2, TB/s or TFLOP/s, and the share of 4.3 TB/s (copies measured on one H200)
@@ -19,7 +20,7 @@ AREAS = {path.stem: path for path in sorted(Path(__file__).with_suffix("").glob(
 
 
 def main(names: list[str]) -> int:
-    unknown = [name for name in names if name not in AREAS]
+    unknown = [name for name in names if name.partition(":")[0] not in AREAS]
     if unknown:
         print(f"unknown area {unknown[0]!r}; there are {', '.join(AREAS)}", file=sys.stderr)
         return 2
@@ -32,8 +33,9 @@ def main(names: list[str]) -> int:
         return 1
     for name in names or AREAS:
         print(f"== {name}", flush=True)
-        sys.argv = [str(AREAS[name])]
-        runpy.run_path(str(AREAS[name]), run_name="__main__")
+        area, _, part = name.partition(":")
+        sys.argv = [str(AREAS[area]), *([part] if part else [])]
+        runpy.run_path(str(AREAS[area]), run_name="__main__")
     return 0
 
 

@@ -10,7 +10,7 @@ namespace ernie {
 namespace {
 
 // From here on the grouped products read the weights as fast as the streaming ones, whose tensor
-// cores then begin to fall behind (scripts/bench_kernels/decode.py paths).
+// cores then begin to fall behind (scripts/bench_kernels.py decode:paths).
 constexpr int64_t kGroupedPairs = 65;
 
 Product grouped_product(const Routing& routing, const Tensor& x, const Tensor& w, int first_group,

@@ -15,32 +15,13 @@ from typing import Any
 import torch
 
 import kernels
+from scripts.kernel_timing import PEAK_BYTES, PEAK_FLOPS, median_seconds
 
-PEAK_BYTES = 4.3e12
-PEAK_FLOPS = 790e12
 NQ, NKV, HEAD, BLOCK = 20, 4, 128, 64
 DECODE = [(b, c) for b in (1, 8, 64, 256) for c in (300, 512, 1024, 8192)] + [(1, 131072)]
 PREFILL = (2048, 8192, 30000)
 PATCHES = (1024, 4960, 65536)
 TORCH_DECODE = ((1, 8192), (64, 8192))
-
-
-def median_seconds(context: Any, calls: list[Callable[[], object]], repeats: int = 9) -> float:
-    """Median time of one call, all of them in one graph."""
-    calls[0]()
-    with context.capture() as graph:
-        for call in calls:
-            call()
-    graph.launch()
-    times = []
-    for _ in range(repeats):
-        start, end = context.event(), context.event()
-        start.record()
-        graph.launch()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_ms(end) / 1e3 / len(calls))
-    return statistics.median(times)
 
 
 def torch_seconds(call: Callable[[], object], repeats: int = 7) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -10,30 +9,10 @@ from typing import Any
 import numpy as np
 
 import kernels
+from scripts.kernel_timing import PEAK_BYTES, PEAK_FLOPS, median_seconds
 
-PEAK_BYTES = 4.3e12
-PEAK_FLOPS = 790e12
 HIDDEN, VOCABULARY = 2560, 103_424
 ROTATION_BYTES = 200 << 20  # several times the L2
-
-
-def median_seconds(context: Any, calls: list[Callable[[], object]], repeats: int = 15) -> float:
-    """Median time of one call, all of them in one replayed graph."""
-    calls[0]()
-    with context.capture() as graph:
-        for call in calls:
-            call()
-    for _ in range(2):
-        graph.launch()
-    times = []
-    for _ in range(repeats):
-        start, end = context.event(), context.event()
-        start.record()
-        graph.launch()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_ms(end) / 1e3 / len(calls))
-    return statistics.median(times)
 
 
 def _random(context: Any, rng: np.random.Generator, *shape: int) -> Any:

@@ -14,32 +14,12 @@ from typing import Any
 import numpy as np
 
 import kernels
+from scripts.kernel_timing import PEAK_BYTES, median_seconds
 
-PEAK_BYTES = 4.3e12
 HIDDEN, WIDTH, EXPERTS, TOP_K, SHARED = 2560, 1536, 64, 6, 2
 GROUPS, SLOTS = EXPERTS + SHARED, TOP_K + SHARED
 TOKENS = (1, 8, 32, 64, 128, 256)
 DENSE = {"qkv": (3584, 2560), "o": (2560, 2560), "lm_head": (103424, 2560)}
-
-
-def median_seconds(context: Any, calls: list[Callable[[], object]], repeats: int = 15) -> float:
-    """Median time of one call, all of them in one graph."""
-    for call in calls[:2]:
-        call()
-    with context.capture() as graph:
-        for call in calls:
-            call()
-    for _ in range(2):
-        graph.launch()
-    times = []
-    for _ in range(repeats):
-        start, end = context.event(), context.event()
-        start.record()
-        graph.launch()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_ms(end) / 1e3 / len(calls))
-    return statistics.median(times)
 
 
 def _random(context: Any, rng: np.random.Generator, *shape: int, scale: float = 1.0) -> Any:

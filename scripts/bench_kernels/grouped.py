@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import kernels
+from scripts.kernel_timing import PEAK_FLOPS, median_seconds
 
-PEAK_TFLOPS = 790.0
 HIDDEN, WIDTH, EXPERTS, TOP_K, SHARED = 2560, 1536, 64, 6, 2
 TOKENS = (256, 512, 1024, 2048, 4096, 8192, 16384)
 DENSE = {  # name: (T, N, K)
@@ -25,25 +23,6 @@ DENSE = {  # name: (T, N, K)
     "ViT MLP down": (4960, 1280, 5120),
     "lm_head 256": (256, 103424, 2560),
 }
-
-
-def median_seconds(context: Any, calls: list[Callable[[], object]], repeats: int = 10) -> float:
-    """Median time of one call: all of them in a graph, one behind the other, replayed."""
-    calls[0]()
-    with context.capture() as graph:
-        for call in calls:
-            call()
-    for _ in range(3):
-        graph.launch()
-    times = []
-    for _ in range(repeats):
-        start, end = context.event(), context.event()
-        start.record()
-        graph.launch()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_ms(end) / 1e3 / len(calls))
-    return statistics.median(times)
 
 
 class Pool:
@@ -85,7 +64,7 @@ def balanced_routing(context: Any, rng: np.random.Generator, tokens: int) -> Any
 def _report(name: str, seconds: float, flops: float) -> None:
     rate = flops / seconds / 1e12
     print(
-        f"{name:38s} {seconds * 1e6:9.1f} us {rate:7.1f} TFLOP/s {rate / PEAK_TFLOPS:6.1%}",
+        f"{name:38s} {seconds * 1e6:9.1f} us {rate:7.1f} TFLOP/s {rate * 1e12 / PEAK_FLOPS:6.1%}",
         flush=True,
     )
 

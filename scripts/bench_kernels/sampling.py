@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 import kernels
 from kernels import sampling
+from scripts.kernel_timing import PEAK_BYTES, median_seconds
 
-PEAK_BYTES = 4.3e12
 VOCABULARY = 103_424
 ROTATION_BYTES = 256 << 20  # several times the L2
 KINDS: dict[str, dict[str, float]] = {
@@ -38,24 +36,6 @@ def logits_of(rng: np.random.Generator, rows: int, shape: str) -> np.ndarray:
         for row in values:
             row[rng.choice(VOCABULARY, 8, replace=False)] = rng.uniform(18, 25, 8)
     return values
-
-
-def median_seconds(context: Any, calls: list[Callable[[], object]], repeats: int = 7) -> float:
-    """Median time of one call, all of them in one replayed graph."""
-    calls[0]()
-    with context.capture() as graph:
-        for call in calls:
-            call()
-    graph.launch()
-    times = []
-    for _ in range(repeats):
-        start, end = context.event(), context.event()
-        start.record()
-        graph.launch()
-        end.record()
-        end.synchronize()
-        times.append(start.elapsed_ms(end) / 1e3 / len(calls))
-    return statistics.median(times)
 
 
 def settings(count: int, fields: dict[str, float]) -> np.ndarray:
