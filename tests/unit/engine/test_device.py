@@ -5,14 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from backend.config.model import load_model_config
 from backend.config.serving import EngineSettings
 from backend.engine import device
 from backend.engine.device import with_measured_blocks
+from backend.engine.loading import load_model
 from backend.errors import ConfigError
-from backend.models import build_model, parameter_specs
 from backend.ops import cuda_ops
-from backend.weights import load_weights
 from scripts.tiny_checkpoint.command import make_tiny_checkpoint
 from tests.unit.ops import numpy_kernels
 
@@ -50,17 +48,6 @@ def measure(folder, monkeypatch):
     monkeypatch.setattr(cuda_ops, "kernels", numpy_kernels)
     monkeypatch.setattr(device, "kernels", numpy_kernels)
     monkeypatch.setattr(device, "LARGEST_PICTURE", (1, 8, 8))
-    config = load_model_config(folder)
-    ops = cuda_ops.CudaOps("gpu:0")
-    ops.context = MeteredContext()
-    weights = load_weights(
-        folder,
-        config,
-        parameter_specs(config),
-        lambda array, spec: ops.parameter(array, spec.kind, spec.keep_float32),
-        progress=False,
-    )
-    model = build_model(config, ops, weights)
     base = EngineSettings(
         folder,
         executor="cuda",
@@ -70,11 +57,14 @@ def measure(folder, monkeypatch):
         max_num_batched_tokens=64,
         gpu_memory_utilization=0.5,
     )
+    loaded = load_model(base)
+    config, model = loaded.config, loaded.model
+    model.ops.context = MeteredContext()
 
     def run(**changes):
         return with_measured_blocks(dataclasses.replace(base, **changes), config, model)
 
-    run.config, run.model, run.context = config, model, ops.context
+    run.config, run.model, run.context = config, model, model.ops.context
     return run
 
 

@@ -4,15 +4,13 @@ encoded fails alone, and blocks that NaN may have reached are overwritten."""
 import numpy as np
 import pytest
 
-from backend.config.model import load_model_config
 from backend.config.serving import EngineSettings
 from backend.engine.core import EngineCore
 from backend.engine.device import device_runner
-from backend.models import build_model, parameter_specs
+from backend.engine.loading import load_model
 from backend.ops import cuda_ops
 from backend.request import SamplingParams
 from backend.runner import device_runner as device_runner_module
-from backend.weights import load_weights
 from backend.wire import EngineRequest, MediaSpan
 from scripts.tiny_checkpoint.command import make_tiny_checkpoint
 from tests.unit.ops import numpy_kernels
@@ -33,17 +31,10 @@ def folder(tmp_path_factory):
 def core(folder, monkeypatch):
     monkeypatch.setattr(cuda_ops, "kernels", numpy_kernels)
     monkeypatch.setattr(device_runner_module, "kernels", numpy_kernels)
-    config = load_model_config(folder)
-    ops = cuda_ops.CudaOps("gpu:0")
-    weights = load_weights(
-        folder,
-        config,
-        parameter_specs(config),
-        lambda array, spec: ops.parameter(array, spec.kind, spec.keep_float32),
-        progress=False,
-    )
     settings = EngineSettings(
         folder,
+        executor="cuda",
+        device="gpu:0",
         max_num_seqs=4,
         max_num_batched_tokens=64,
         num_kv_blocks=32,
@@ -51,9 +42,9 @@ def core(folder, monkeypatch):
         block_size=BLOCK_SIZE,
         encoder_cache_gib=0.0,
     )
-    model = build_model(config, ops, weights)
-    maker = device_runner(settings, config)
-    core = EngineCore(model, config, settings, [2], config.vocab_size, make_runner=maker)
+    loaded = load_model(settings)
+    config, maker = loaded.config, device_runner(settings, loaded.config)
+    core = EngineCore(loaded.model, config, settings, [2], config.vocab_size, make_runner=maker)
     core.config = config
     return core
 

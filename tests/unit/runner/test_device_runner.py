@@ -5,17 +5,14 @@ import msgspec
 import numpy as np
 import pytest
 
-from backend.config.model import load_model_config
 from backend.config.serving import EngineSettings
 from backend.engine.core import EngineCore
 from backend.engine.device import device_runner
-from backend.models import build_model, parameter_specs
-from backend.ops import create_ops, cuda_ops
+from backend.engine.loading import load_model
+from backend.ops import cuda_ops
 from backend.request import FinishReason, SamplingParams
 from backend.runner import device_runner as device_runner_module
-from backend.structured import StructuredOutput
 from backend.tokenizer import Tokenizer
-from backend.weights import load_weights
 from backend.wire import EngineRequest, StructuredSpec, ThinkingSpec
 from scripts.tiny_checkpoint.command import make_tiny_checkpoint
 from tests.unit.ops import numpy_kernels
@@ -34,19 +31,13 @@ def folder(tmp_path_factory):
 def make_core(folder, monkeypatch):
     monkeypatch.setattr(cuda_ops, "kernels", numpy_kernels)
     monkeypatch.setattr(device_runner_module, "kernels", numpy_kernels)
-    config = load_model_config(folder)
 
     def _make_core(executor, **settings):
         is_device = executor == "cuda"
-        ops = cuda_ops.CudaOps("gpu:0") if is_device else create_ops("paddle", "cpu", 1)
-        weights = load_weights(
-            folder,
-            config,
-            parameter_specs(config),
-            lambda array, spec: ops.parameter(array, spec.kind, spec.keep_float32),
-            progress=False,
-        )
         defaults = {
+            "executor": executor,
+            "device": "gpu:0" if is_device else "cpu",
+            "threads": 1,
             "max_num_seqs": 6,
             "max_num_batched_tokens": 24,
             "num_kv_blocks": 64,
@@ -54,11 +45,17 @@ def make_core(folder, monkeypatch):
             "block_size": 8,
         }
         chosen = EngineSettings(model=folder, **{**defaults, **settings})
-        maker = {"make_runner": device_runner(chosen, config)} if is_device else {}
-        model = build_model(config, ops, weights)
-        tokenizer = Tokenizer.load(folder)
-        structured = StructuredOutput(tokenizer, tokenizer.vocab_size)
-        return EngineCore(model, config, chosen, [2], tokenizer.vocab_size, structured, **maker)
+        loaded = load_model(chosen)
+        maker = {"make_runner": device_runner(chosen, loaded.config)} if is_device else {}
+        return EngineCore(
+            loaded.model,
+            loaded.config,
+            chosen,
+            [2],
+            loaded.num_token_ids,
+            loaded.structured,
+            **maker,
+        )
 
     return _make_core
 
