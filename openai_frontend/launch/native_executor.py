@@ -79,11 +79,14 @@ def missing_for_kernels(device: int = 0) -> str:
 
     Asked in a process of its own: the launcher has no business with drivers.
     """
-    asked = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", _ASK, str(device)],
-        cwd=_ROOT,
-        capture_output=True,
-        text=True,
-        timeout=_ASK_TIMEOUT_S,
-    )
+    try:
+        asked = subprocess.run(  # noqa: S603
+            [sys.executable, "-c", _ASK, str(device)],
+            cwd=_ROOT,
+            capture_output=True,
+            text=True,
+            timeout=_ASK_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return f"the driver of device {device} did not answer within {_ASK_TIMEOUT_S:g} s"
     return asked.stdout.strip() if asked.returncode == 0 else "the kernels cannot be asked"

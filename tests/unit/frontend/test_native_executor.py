@@ -119,3 +119,10 @@ def test_the_launcher_says_what_is_missing_and_exits_2_at_once(more):
     assert any(words in done.stderr for words in missing), done.stderr
     assert "Traceback" not in done.stderr
     assert time.monotonic() - started < 10
+
+
+def test_a_driver_that_does_not_answer_is_named(monkeypatch):
+    monkeypatch.setattr(native_executor, "_ASK", "import time; time.sleep(60)")
+    monkeypatch.setattr(native_executor, "_ASK_TIMEOUT_S", 0.2)
+    with pytest.raises(ConfigError, match="the driver of device 2 did not answer"):
+        check_native_executor({"executor": "cuda", "device": "gpu:2"})
