@@ -13,12 +13,13 @@ void bind_attention(py::module_& module) {
              "qkv bf16 [T, (nq + 2 nkv) d], cos and sin f32 [T, d / 2], slots i64 [T], caches bf16 "
              "[num_blocks, nkv, block_size, d] -> q bf16 [T, nq, d].");
   module.def("decode_attention", &ernie::decode_attention, "q"_a, "k_cache"_a, "v_cache"_a,
-             "block_tables"_a, "context_lens"_a, "scale"_a,
+             "block_tables"_a, "context_lens"_a, "scale"_a, "long_contexts"_a = false,
              "One query per sequence over its context: q bf16 [S, nq, d], block_tables i32 [S, B], "
-             "context_lens i32 [S] (0: a padding row, gives zeros) -> bf16 [S, nq * d].");
+             "context_lens i32 [S] (0: a padding row, gives zeros) -> bf16 [S, nq * d]. "
+             "long_contexts: by the kernel made for many keys, if there is one for this shape.");
   module.def("rope_decode_attention", &ernie::rope_decode_attention, "qkv"_a, "cos"_a, "sin"_a,
              "k_cache"_a, "v_cache"_a, "block_tables"_a, "context_lens"_a, "nq"_a, "interleaved"_a,
-             "scale"_a,
+             "scale"_a, "long_contexts"_a = false,
              "rope_kv_write and decode_attention in one launch: qkv bf16 [S, (nq + 2 nkv) d] with d "
              "32 or 128, cos and sin f32 [S, d / 2]; the newest key and value of each sequence go to "
              "position context_lens[s] - 1 of its blocks -> bf16 [S, nq * d].");

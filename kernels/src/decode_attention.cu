@@ -15,9 +15,9 @@
 #include "ernie/attention.h"
 #include "ernie/attention_shape.h"
 #include "ernie/context.h"
+#include "ernie/decode_parts.cuh"
 #include "ernie/launch.h"
 #include "ernie/pdl.cuh"
-#include "ernie/rope.cuh"
 
 #include <algorithm>
 
@@ -32,34 +32,6 @@ constexpr int kWhole = 512;         // keys up to which joining splits costs mor
 constexpr int kLeastSplit = 256;    // keys
 constexpr int kSplitUnit = kWarps * kTile;
 constexpr int kHintTiles = 16;      // asked for early: 264 blocks of 16 tiles are 34 MB, an L2 half
-
-// What is left to do to the queries and the newest key: nothing, or to turn their pairs.
-enum class Turn { kDone, kNeighbours, kHalves };
-
-struct DecodeArguments {
-  const bf16* q;  // rows of q_stride values; of q, k and v if they are to be turned
-  bf16* k_cache;
-  bf16* v_cache;
-  const float* cosines;  // [S, d / 2] if there is something to turn
-  const float* sines;
-  const int* block_tables;
-  const int* context_lens;
-  bf16* out;
-  float* partial_out;   // [S, nkv, split_slots, ratio, d], relative to the split's maxima
-  float2* partial_sum;  // [S, nkv, split_slots, ratio]: maximum in log2 units, sum
-  int* arrivals;        // [S, nkv], zero between launches
-  int sequences;
-  int nkv;
-  int ratio;
-  int q_stride;
-  int tiles_per_page;
-  int table_width;   // pages
-  int num_pages;
-  int most_splits;   // of the longest context there is
-  int split_slots;   // of the longest context that the tables can hold
-  int rounds;        // in which the warps' sums are joined, kHead / rounds columns at a time
-  float scale;       // softmax scale · log2(e)
-};
 
 __host__ __device__ inline int keys_per_split(int context, int most_splits) {
   if (context <= kWhole) return kWhole;
@@ -101,24 +73,6 @@ struct DecodeItem {
   }
 };
 
-__device__ __forceinline__ void store_shared_4(uint32_t to, uint32_t value) {
-  asm volatile("st.shared.b32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
-}
-
-// A value that an earlier kernel may be writing. Whatever depends on it is kept inside the cache's
-// bounds and, after pdl_wait(), compared with the value then or thrown away.
-__device__ __forceinline__ int load_racing(const int* from) {
-  int value;
-  asm volatile("ld.relaxed.gpu.global.s32 %0, [%1];" : "=r"(value) : "l"(from));
-  return value;
-}
-
-template <bool kRacing>
-__device__ __forceinline__ int context_of(const DecodeArguments& p, int sequence) {
-  const int length = kRacing ? load_racing(p.context_lens + sequence) : p.context_lens[sequence];
-  return max(0, min(length, p.table_width * p.tiles_per_page * kTile));
-}
-
 template <bool kRacing>
 __device__ __forceinline__ DecodeItem find_item(const DecodeArguments& p, ItemFinder& finder,
                                                 int index) {
@@ -143,12 +97,6 @@ __device__ __forceinline__ int tile_place(const DecodeArguments& p, const Decode
   return (page * p.nkv + item.kv_head) * p.tiles_per_page + tile % p.tiles_per_page;
 }
 
-__device__ __forceinline__ void prefetch_l2(const void* from, int bytes) {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes));
-#endif
-}
-
 // Asks for the first item's keys and values while the kernel before this one still runs.
 template <int kHead>
 __device__ __forceinline__ void prefetch_item(const DecodeArguments& p) {
@@ -163,19 +111,8 @@ __device__ __forceinline__ void prefetch_item(const DecodeArguments& p) {
                                tile / p.tiles_per_page);
   if (page < 0 || page >= p.num_pages) return;
   const int64_t at = int64_t(tile_place(p, item, tile, page)) * (kTile * kHead);
-  prefetch_l2(p.k_cache + at, run * kTile * kHead * 2);
-  prefetch_l2(p.v_cache + at, run * kTile * kHead * 2);
-}
-
-// A hint: whoever writes the angles may not have begun.
-template <int kHead>
-__device__ __forceinline__ void prefetch_angles(const DecodeArguments& p, int sequence) {
-  constexpr int kLine = 32;  // floats
-  const int at = static_cast<int>(threadIdx.x) * kLine;
-  if (at >= kHead / 2) return;
-  const int64_t row = int64_t(sequence) * (kHead / 2) + at;
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(p.cosines + row));
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(p.sines + row));
+  hint_bytes(p.k_cache + at, run * kTile * kHead * 2);
+  hint_bytes(p.v_cache + at, run * kTile * kHead * 2);
 }
 
 // Cosines and sines of the pairs in a lane's query fragments: column pairs (2 t, 2 t + 1) of each
@@ -228,68 +165,6 @@ struct QueryTurn {
           second = pack_2(b0, b1);
         }
       }
-    }
-  }
-};
-
-// The newest key, turned, and its value: lane l holds four values of each, two pairs.
-template <int kHead, Turn kTurn>
-struct NewestRow {
-  uint32_t key[2];
-  uint32_t value[2];
-  float2 cosines;
-  float2 sines;
-
-  // Columns of the two halves of a lane's key values.
-  __device__ __forceinline__ static int column(int i) {
-    const int lane = threadIdx.x % 32;
-    return kTurn == Turn::kNeighbours ? lane * 4 + 2 * i : lane * 2 + i * (kHead / 2);
-  }
-  __device__ __forceinline__ static bool has_columns() { return threadIdx.x % 32 < kHead / 4; }
-
-  // `k` and `v` are the untouched rows, kHead values each; `c` and `s` their angles'.
-  __device__ __forceinline__ void load(const bf16* k, const bf16* v, const float* c,
-                                       const float* s) {
-    if (!has_columns()) return;
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      key[i] = *reinterpret_cast<const uint32_t*>(k + column(i));
-      value[i] = *reinterpret_cast<const uint32_t*>(v + lane * 4 + 2 * i);
-    }
-    cosines = *reinterpret_cast<const float2*>(c + lane * 2);
-    sines = *reinterpret_cast<const float2*>(s + lane * 2);
-  }
-
-  __device__ __forceinline__ void turn() {
-    if (!has_columns()) return;
-    float x[4] = {low_float(key[0]), high_float(key[0]), low_float(key[1]), high_float(key[1])};
-    if constexpr (kTurn == Turn::kNeighbours) {
-      turn_pair(x[0], x[1], cosines.x, sines.x);
-      turn_pair(x[2], x[3], cosines.y, sines.y);
-    } else {
-      turn_pair(x[0], x[2], cosines.x, sines.x);
-      turn_pair(x[1], x[3], cosines.y, sines.y);
-    }
-    key[0] = pack_2(x[0], x[1]);
-    key[1] = pack_2(x[2], x[3]);
-  }
-
-  __device__ __forceinline__ void store(bf16* k, bf16* v) const {
-    if (!has_columns()) return;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      *reinterpret_cast<uint32_t*>(k + column(i)) = key[i];
-      *reinterpret_cast<uint32_t*>(v + threadIdx.x % 32 * 4 + 2 * i) = value[i];
-    }
-  }
-
-  __device__ __forceinline__ void store_shared(uint32_t k, uint32_t v) const {
-    if (!has_columns()) return;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      store_shared_4(k + column(i) * 2, key[i]);
-      store_shared_4(v + threadIdx.x % 32 * 8 + 4 * i, value[i]);
     }
   }
 };
@@ -428,7 +303,7 @@ __device__ __forceinline__ void attend(const DecodeArguments& p, const DecodeIte
   const auto place_newest = [&] {
     const int valid = stream.valid(tiles - 1);
     const uint32_t to = stream.shared(tiles - 1) + (valid - 1) * HeadLayout<kHead>::kRowBytes;
-    newest_row.store_shared(to, to + Shared::kTileBytes);
+    newest_row.store_shared(to, to + Shared::kTileBytes, [](int column) { return column * 2; });
     const int tile = (item.end - 1) / kTile;
     const int page =
         p.block_tables[int64_t(item.sequence) * p.table_width + tile / p.tiles_per_page];
@@ -495,81 +370,6 @@ __device__ __forceinline__ void store_state(const SoftmaxState<kHead, 1>& state,
   }
 }
 
-__device__ __forceinline__ float weight_of(float maximum, float top) {
-  return maximum == -INFINITY ? 0.f : fast_exp2(maximum - top);
-}
-
-__device__ __forceinline__ void add_scaled(float4& sum, float4 value, float weight) {
-  sum.x = fmaf(value.x, weight, sum.x);
-  sum.y = fmaf(value.y, weight, sum.y);
-  sum.z = fmaf(value.z, weight, sum.z);
-  sum.w = fmaf(value.w, weight, sum.w);
-}
-
-__device__ __forceinline__ void store_row(bf16* to, float4 value, float scale) {
-  *reinterpret_cast<uint2*>(to) = make_uint2(pack_2(value.x * scale, value.y * scale),
-                                             pack_2(value.z * scale, value.w * scale));
-}
-
-// Joins the splits of (sequence, KV head). `scratch` holds 2 · ratio · splits floats of shared memory.
-template <int kHead>
-__device__ __forceinline__ void join_splits(const DecodeArguments& p, const DecodeItem& item,
-                                            float* scratch) {
-  const int warp = threadIdx.x / 32;
-  const int lane = threadIdx.x % 32;
-  const int splits = item.splits;
-  const int64_t head = int64_t(item.sequence) * p.nkv + item.kv_head;
-  const float2* sums = p.partial_sum + head * p.split_slots * p.ratio;
-  float2* mine = reinterpret_cast<float2*>(scratch);
-  for (int row = warp; row < p.ratio; row += kWarps) {
-    float top = -INFINITY;
-    for (int s = lane; s < splits; s += 32) {
-      const float2 sum = __ldcg(sums + s * p.ratio + row);
-      mine[row * splits + s] = sum;
-      top = fmaxf(top, sum.x);
-    }
-#pragma unroll
-    for (int mask = 16; mask > 0; mask /= 2) {
-      top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, mask));
-    }
-    float total = 0.f;
-    for (int s = lane; s < splits; s += 32) {
-      const float2 sum = mine[row * splits + s];
-      const float weight = weight_of(sum.x, top);
-      mine[row * splits + s].x = weight;
-      total = fmaf(weight, sum.y, total);
-    }
-#pragma unroll
-    for (int mask = 16; mask > 0; mask /= 2) total += __shfl_xor_sync(0xffffffffu, total, mask);
-    const float inverse = total > 0.f ? 1.f / total : 0.f;
-    for (int s = lane; s < splits; s += 32) mine[row * splits + s].x *= inverse;
-  }
-  __syncthreads();
-  const int stride = p.ratio * kHead;
-  const float* parts = p.partial_out + head * p.split_slots * stride;
-  for (int at = threadIdx.x * 4; at < stride; at += kThreads * 4) {
-    const float2* weight = mine + at / kHead * splits;
-    float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
-#pragma unroll 16
-    for (int s = 0; s < splits; ++s) {
-      add_scaled(sum, __ldcg(reinterpret_cast<const float4*>(parts + int64_t(s) * stride + at)),
-                 weight[s].x);
-    }
-    store_row(p.out + head * stride + at, sum, 1.f);
-  }
-}
-
-// Counts this block in and returns how many came before. What the block wrote before its last
-// barrier is then visible to the blocks that arrive later.
-__device__ __forceinline__ int arrive(int* counter) {
-  int before;
-  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], 1;"
-               : "=r"(before)
-               : "l"(counter)
-               : "memory");
-  return before;
-}
-
 // Joins the warps' sums; writes the rows, or this split's part and, as the last one, the rows.
 template <int kHead>
 __device__ __forceinline__ void finish_item(const DecodeArguments& p, const DecodeItem& item,
@@ -613,11 +413,13 @@ __device__ __forceinline__ void finish_item(const DecodeArguments& p, const Deco
   __syncthreads();  // every thread's part is written; the sums are read
   __shared__ int last;
   if (threadIdx.x == 0) {
-    last = arrive(p.arrivals + head) == item.splits - 1;
+    last = arrive(p.arrivals + head, 1) == item.splits - 1;
     if (last) p.arrivals[head] = 0;
   }
   __syncthreads();
-  if (last) join_splits<kHead>(p, item, parts);
+  if (last) {
+    join_splits<kHead, kWarps>(p, head, item.splits, parts, [] { __syncthreads(); });
+  }
 }
 
 template <int kHead, Turn kTurn>
@@ -638,7 +440,7 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attention_kernel(const Dec
     if (early.sequence >= 0) {
       early_page = stream.template load_page<true>(early);
       stream.begin(early, early_page);
-      prefetch_angles<kHead>(p, early.sequence);
+      hint_angles<kHead>(p, early.sequence);
     }
   }
   pdl_wait();
@@ -682,7 +484,7 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attention_kernel(const Dec
 template <class Start>
 Tensor run(Context& context, const AttentionShape& shape, const Tensor& k_cache,
            const Tensor& v_cache, const Tensor& block_tables, const Tensor& context_lens,
-           float scale, DecodeArguments p, const Start& start) {
+           float scale, bool long_contexts, DecodeArguments p, const Start& start) {
   p.k_cache = k_cache.ptr<bf16>();
   p.v_cache = v_cache.ptr<bf16>();
   p.block_tables = block_tables.ptr<int>();
@@ -694,9 +496,11 @@ Tensor run(Context& context, const AttentionShape& shape, const Tensor& k_cache,
   p.table_width = shape.table_width;
   p.num_pages = static_cast<int>(k_cache.size(0));
   p.scale = scale * kLog2E;
-  // The longest contexts fill the device from one sequence: a block for each multiprocessor.
+  // The longest contexts fill the device from one sequence: a block for each multiprocessor, of
+  // the kernel for long contexts two.
   // (Joining them needs 2 floats of shared memory each, where the warps' outputs had kHead · 4.)
-  p.most_splits = std::max(1, std::min(context.sm_count() / shape.nkv, shape.head / 2));
+  const int blocks = (long_contexts ? 2 : 1) * context.sm_count();
+  p.most_splits = std::max(1, std::min(blocks / shape.nkv, shape.head / 2));
   const int64_t longest = int64_t(shape.table_width) * shape.block_size;
   p.split_slots = static_cast<int>(std::min<int64_t>(
       p.most_splits, longest <= kWhole ? 1 : (longest + kLeastSplit - 1) / kLeastSplit));
@@ -718,7 +522,12 @@ Tensor run(Context& context, const AttentionShape& shape, const Tensor& k_cache,
 }
 
 template <int kHead, Turn kTurn>
-void start_kernel(Context& context, DecodeArguments p, unsigned blocks) {
+void start_kernel(Context& context, DecodeArguments p, unsigned blocks, bool long_contexts) {
+  if constexpr (kHead == 128) {
+    if (long_contexts && p.ratio <= kHopperRatio && context.capability() / 10 == 9) {
+      return decode_attention_hopper(context, p, kTurn);
+    }
+  }
   // Two blocks shall fit a multiprocessor; each costs 1 KiB besides its own.
   using Shared = DecodeShared<kHead>;
   const int limit = (static_cast<int>(context.max_shared_bytes()) + 1024) / 2 - 1024 - 64;
@@ -731,7 +540,8 @@ void start_kernel(Context& context, DecodeArguments p, unsigned blocks) {
 }  // namespace
 
 Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
-                        const Tensor& block_tables, const Tensor& context_lens, float scale) {
+                        const Tensor& block_tables, const Tensor& context_lens, float scale,
+                        bool long_contexts) {
   const AttentionShape shape = attention_shape(q, k_cache, v_cache, block_tables, context_lens);
   if (q.size(0) != shape.sequences) {
     fail("q has " + std::to_string(q.size(0)) + " rows; expected one for each of " +
@@ -740,10 +550,12 @@ Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_
   DecodeArguments p{};
   p.q = q.ptr<bf16>();
   p.q_stride = shape.nq * shape.head;
-  return run(q.context(), shape, k_cache, v_cache, block_tables, context_lens, scale, p,
+  return run(q.context(), shape, k_cache, v_cache, block_tables, context_lens, scale, long_contexts,
+             p,
              [&](const DecodeArguments& p, unsigned blocks) {
                with_head_size(shape.head, [&](auto head) {
-                 start_kernel<decltype(head)::value, Turn::kDone>(q.context(), p, blocks);
+                 start_kernel<decltype(head)::value, Turn::kDone>(q.context(), p, blocks,
+                                                                        long_contexts);
                });
              });
 }
@@ -751,7 +563,7 @@ Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_
 Tensor rope_decode_attention(const Tensor& qkv, const Tensor& cos, const Tensor& sin,
                              const Tensor& k_cache, const Tensor& v_cache,
                              const Tensor& block_tables, const Tensor& context_lens, int nq,
-                             bool interleaved, float scale) {
+                             bool interleaved, float scale, bool long_contexts) {
   expect(k_cache, "k_cache", DType::kBF16, {-1, -1, -1, -1});
   const int64_t nkv = k_cache.size(1), head = k_cache.size(3);
   if (nq < 1) fail("nq is " + std::to_string(nq) + "; expected at least 1");
@@ -769,14 +581,15 @@ Tensor rope_decode_attention(const Tensor& qkv, const Tensor& cos, const Tensor&
   p.cosines = cos.ptr<float>();
   p.sines = sin.ptr<float>();
   Context& context = qkv.context();
-  return run(context, shape, k_cache, v_cache, block_tables, context_lens, scale, p,
+  return run(context, shape, k_cache, v_cache, block_tables, context_lens, scale, long_contexts,
+             p,
              [&](const DecodeArguments& p, unsigned blocks) {
                if (head == 128) {
-                 interleaved ? start_kernel<128, Turn::kNeighbours>(context, p, blocks)
-                             : start_kernel<128, Turn::kHalves>(context, p, blocks);
+                 interleaved ? start_kernel<128, Turn::kNeighbours>(context, p, blocks, long_contexts)
+                             : start_kernel<128, Turn::kHalves>(context, p, blocks, long_contexts);
                } else if (head == 32) {
-                 interleaved ? start_kernel<32, Turn::kNeighbours>(context, p, blocks)
-                             : start_kernel<32, Turn::kHalves>(context, p, blocks);
+                 interleaved ? start_kernel<32, Turn::kNeighbours>(context, p, blocks, long_contexts)
+                             : start_kernel<32, Turn::kHalves>(context, p, blocks, long_contexts);
                } else {
                  fail("head size " + std::to_string(head) + "; expected 32 or 128");
                }

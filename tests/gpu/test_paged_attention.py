@@ -57,6 +57,7 @@ MAIN = Heads(20, 4, 128, 64)
 SHAPES = [
     MAIN,
     Heads(20, 4, 128, 16),
+    Heads(20, 4, 128, 32),
     Heads(20, 4, 128, 48),
     Heads(20, 4, 128, 256),
     Heads(16, 2, 128, 64),
@@ -70,6 +71,7 @@ SHAPES = [
     Heads(16, 1, 96, 64),
 ]
 shapes = pytest.mark.parametrize("heads", SHAPES, ids=str)
+kinds = pytest.mark.parametrize("long_contexts", [False, True], ids=["short", "long"])
 
 
 class Cache:
@@ -140,18 +142,19 @@ def _assert_as_good_as_torch(out, q, k, v, seen, heads):
     assert ours <= 2 * theirs, f"error {ours:.2e}, torch in bf16 {theirs:.2e}"
 
 
-def _decode(ctx, heads, cache, q, rows=slice(None)):
+def _decode(ctx, heads, cache, q, long_contexts, rows=slice(None)):
     """The result, computed into memory that held NaN before."""
     arguments = [_give(ctx, q[rows].clone()), *cache.arguments(ctx, rows), heads.scale]
+    arguments.append(long_contexts)
     _take(ctx, kernels.decode_attention(*arguments)).fill_(NAN)
     torch.cuda.synchronize()
     return _take(ctx, kernels.decode_attention(*arguments)).clone()
 
 
-def _check_decode(ctx, heads, contexts):
+def _check_decode(ctx, heads, contexts, long_contexts):
     cache = Cache(heads, contexts)
     q = _normal(len(contexts), heads.nq, heads.size)
-    out = _decode(ctx, heads, cache, q)
+    out = _decode(ctx, heads, cache, q, long_contexts)
     for s, length in enumerate(contexts):
         if length == 0:
             assert not out[s].any()
@@ -161,44 +164,52 @@ def _check_decode(ctx, heads, contexts):
             )
 
 
+@kinds
 @shapes
-def test_decode_is_as_exact_as_torch_at_every_length(ctx, heads):
-    _check_decode(ctx, heads, [1, 2, 15, 16, 17, 63, 64, 65, 0, 127, 128, 129, 1000, 3333, 0])
+def test_decode_is_as_exact_as_torch_at_every_length(ctx, heads, long_contexts):
+    contexts = [1, 2, 15, 16, 17, 63, 64, 65, 0, 127, 128, 129, 1000, 3333, 0]
+    _check_decode(ctx, heads, contexts, long_contexts)
 
 
-def test_decode_of_one_short_context(ctx):
-    _check_decode(ctx, MAIN, [1])
+@kinds
+def test_decode_of_one_short_context(ctx, long_contexts):
+    _check_decode(ctx, MAIN, [1], long_contexts)
 
 
-def test_decode_of_the_longest_context(ctx):
-    _check_decode(ctx, MAIN, [131072])
+@kinds
+def test_decode_of_the_longest_context(ctx, long_contexts):
+    _check_decode(ctx, MAIN, [131072], long_contexts)
 
 
-def test_decode_of_long_and_short_contexts_together(ctx):
-    _check_decode(ctx, MAIN, [40001, 3, 8192, 0, 70000, 100])
+@kinds
+def test_decode_of_long_and_short_contexts_together(ctx, long_contexts):
+    _check_decode(ctx, MAIN, [40001, 3, 8192, 0, 70000, 100], long_contexts)
 
 
-def test_decode_of_many_sequences(ctx):
-    _check_decode(ctx, MAIN, (torch.randperm(2000)[:300] + 1).tolist())
+@kinds
+def test_decode_of_many_sequences(ctx, long_contexts):
+    _check_decode(ctx, MAIN, (torch.randperm(2000)[:300] + 1).tolist(), long_contexts)
 
 
-def test_a_row_alone_gets_the_bits_it_gets_in_a_batch(ctx):
-    contexts = [700, 5, 20000, 129, 4096]
+@kinds
+def test_a_row_alone_gets_the_bits_it_gets_in_a_batch(ctx, long_contexts):
+    contexts = [700, 5, 20000, 129, 4096, 0, *range(40, 9000, 217)]
     cache = Cache(MAIN, contexts)
     q = _normal(len(contexts), MAIN.nq, MAIN.size)
-    together = _decode(ctx, MAIN, cache, q)
-    for s in range(len(contexts)):
-        alone = _decode(ctx, MAIN, cache, q, slice(s, s + 1))
+    together = _decode(ctx, MAIN, cache, q, long_contexts)
+    for s in range(7):
+        alone = _decode(ctx, MAIN, cache, q, long_contexts, slice(s, s + 1))
         assert torch.equal(alone[0], together[s])
 
 
-def test_a_captured_decode_follows_lengths_that_change(ctx):
+@kinds
+def test_a_captured_decode_follows_lengths_that_change(ctx, long_contexts):
     cache = Cache(MAIN, [5000, 300])
     q = _normal(2, MAIN.nq, MAIN.size)
     arguments = [_give(ctx, q), *cache.arguments(ctx)]
-    kernels.decode_attention(*arguments, MAIN.scale)
+    kernels.decode_attention(*arguments, MAIN.scale, long_contexts)
     with ctx.capture() as graph:
-        out = kernels.decode_attention(*arguments, MAIN.scale)
+        out = kernels.decode_attention(*arguments, MAIN.scale, long_contexts)
     for contexts in ([5000, 300], [1, 299], [4097, 0], [5000, 300]):
         arguments[-1].copy_from(_int32(contexts).cpu().numpy())
         graph.launch()
@@ -211,12 +222,38 @@ def test_a_captured_decode_follows_lengths_that_change(ctx):
             _assert_as_good_as_torch(rows[s : s + 1], q[s : s + 1], keys, values, [length], MAIN)
 
 
+@kinds
+def test_lengths_that_the_kernel_before_writes_are_followed(ctx, long_contexts):
+    """Decode begins with the lengths it finds while that kernel runs."""
+    lens = [[900, 64, 5000], [5000, 1, 0], [63, 2000, 129], [0, 0, 700]]
+    cache = Cache(MAIN, [5000, 2000, 5000])
+    qkv = _give(ctx, _normal(3, (MAIN.nq + 2 * MAIN.nkv) * MAIN.size))
+    turns = [_give(ctx, torch.rand(3, MAIN.size // 2, device="cuda")) for _ in range(2)]
+    *caches, tables, _ = cache.arguments(ctx)
+    choices, chosen = _give(ctx, _int32(lens)), _give(ctx, _int32([0]))
+
+    def decode(lengths):
+        return kernels.rope_decode_attention(
+            qkv, *turns, *caches, tables, lengths, MAIN.nq, True, MAIN.scale, long_contexts
+        )
+
+    for _ in range(2):  # the first round writes all the newest keys that the others read
+        expected = [_take(ctx, decode(_give(ctx, _int32(row)))).clone() for row in lens]
+    with ctx.capture() as graph:
+        out = decode(kernels.gather_rows(choices, chosen).view((3,)))
+    for row in [0, 1, 2, 3] * 8:
+        chosen.copy_from(_int32([row]).cpu().numpy())
+        graph.launch()
+        assert torch.equal(_take(ctx, out), expected[row])
+
+
+@kinds
 @pytest.mark.parametrize("interleaved", [True, False])
 @pytest.mark.parametrize(
     "heads", [MAIN, Heads(16, 2, 128, 16), Heads(16, 1, 128, 48), Heads(6, 2, 32, 16)], ids=str
 )
-def test_turning_in_the_same_launch_gives_the_same_bits(ctx, heads, interleaved):
-    contexts = [1, 2, 16, 17, 64, 65, 0, 128, 129, 1000, 5000]
+def test_turning_in_the_same_launch_gives_the_same_bits(ctx, heads, interleaved, long_contexts):
+    contexts = [1, 2, 16, 17, 64, 65, 0, 128, 129, 1000, 5000, *range(30, 900, 19)]
     cache = Cache(heads, contexts)
     rows = len(contexts)
     qkv = _normal(rows, (heads.nq + 2 * heads.nkv) * heads.size)
@@ -238,11 +275,14 @@ def test_turning_in_the_same_launch_gives_the_same_bits(ctx, heads, interleaved)
     other = [cache.k.clone(), cache.v.clone()]
     k, v, *places = cache.arguments(ctx)
     q = kernels.rope_kv_write(*turns, _give(ctx, slots), k, v, heads.nq, interleaved)
-    apart = _take(ctx, kernels.decode_attention(q, k, v, *places, heads.scale)).clone()
+    apart = kernels.decode_attention(q, k, v, *places, heads.scale, long_contexts)
+    apart = _take(ctx, apart).clone()
     copies = [_give(ctx, t) for t in other]
     together = _take(
         ctx,
-        kernels.rope_decode_attention(*turns, *copies, *places, heads.nq, interleaved, heads.scale),
+        kernels.rope_decode_attention(
+            *turns, *copies, *places, heads.nq, interleaved, heads.scale, long_contexts
+        ),
     )
     assert torch.isfinite(together).all()
     assert torch.equal(together, apart)

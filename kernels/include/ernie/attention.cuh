@@ -9,17 +9,11 @@
 
 #include <cstdint>
 
+#include "ernie/exp2.cuh"
 #include "ernie/mma.cuh"
 #include "ernie/vector.cuh"
 
 namespace ernie {
-
-// 2^x; 0 for -inf. Relative error 2^-22, far below bf16's.
-__device__ __forceinline__ float fast_exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // maximum · scale - reference, where reference is a later maximum times the scale: exactly 0 when the
 // maximum stayed. A fused multiply-add would leave the rounding of the product, and a tile whose keys

@@ -26,8 +26,11 @@ Tensor rope_kv_write(const Tensor& qkv, const Tensor& cos, const Tensor& sin, co
 
 // One query per sequence: q bf16 [S, nq, d], context_lens i32 [S] → bf16 [S, nq · d].
 // A row with context 0 gives zeros. A row's result depends on nothing but that row.
+// `long_contexts` asks for the kernel that is the faster one for many keys, where there is one: d 128,
+// at most 8 query heads to a KV head, on Hopper. Its rounding differs from the other's.
 Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
-                        const Tensor& block_tables, const Tensor& context_lens, float scale);
+                        const Tensor& block_tables, const Tensor& context_lens, float scale,
+                        bool long_contexts = false);
 
 // rope_kv_write and decode_attention in one launch, with the same results: qkv bf16
 // [S, (nq + 2 nkv) d] before the turn; the newest key and value, at context_lens[s] - 1, are written
@@ -37,7 +40,7 @@ Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_
 Tensor rope_decode_attention(const Tensor& qkv, const Tensor& cos, const Tensor& sin,
                              const Tensor& k_cache, const Tensor& v_cache,
                              const Tensor& block_tables, const Tensor& context_lens, int nq,
-                             bool interleaved, float scale);
+                             bool interleaved, float scale, bool long_contexts = false);
 
 // Rows query_starts[s] … query_starts[s + 1] - 1 are the last tokens of sequence s, whose context
 // of context_lens[s] keys includes them; each sees the keys up to its own. No sequence may have more

@@ -34,12 +34,19 @@ struct uint2 {
 struct uint4 {
   uint32_t x, y, z, w;
 };
+struct float2 {
+  float x, y;
+};
 struct float4 {
   float x, y, z, w;
 };
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline float __expf(float x) { return std::exp(x); }
+inline int __clz(int v) { return v == 0 ? 32 : __builtin_clz(static_cast<unsigned>(v)); }
+inline int __ffs(unsigned v) { return __builtin_ffs(static_cast<int>(v)); }
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
 
 namespace emulator {
@@ -57,6 +64,7 @@ struct Thread {
   ucontext_t context;
   std::vector<char> stack = std::vector<char>(kStackBytes);
   enum { kReady, kAtBarrier, kInWarp, kDone } state = kReady;
+  bool has_waited = false;  // for the kernel before
   std::vector<Copy> open;
   std::deque<std::vector<Copy>> groups;
 };
@@ -177,3 +185,38 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
     return votes;
   });
 }
+inline bool __all_sync(unsigned, bool vote) {
+  return __ballot_sync(0xffffffffu, vote) == 0xffffffffu;
+}
+inline void __syncwarp() {
+  emulator::collective<int>(0, [](const uint64_t*) { return 0; });
+}
+
+namespace emulator {
+
+template <class T>
+T from_lane(T value, int lane) {
+  return collective<T>(value, [&](const uint64_t* lanes) {
+    T result;
+    std::memcpy(&result, &lanes[lane], sizeof result);
+    return result;
+  });
+}
+
+}  // namespace emulator
+
+template <class T>
+T __shfl_sync(unsigned, T value, int lane) {
+  return emulator::from_lane(value, lane);
+}
+template <class T>
+T __shfl_up_sync(unsigned, T value, int by) {
+  const int lane = emulator::current % 32;
+  return emulator::from_lane(value, lane >= by ? lane - by : lane);
+}
+template <class T>
+T __shfl_xor_sync(unsigned, T value, int mask) {
+  return emulator::from_lane(value, (emulator::current % 32) ^ mask);
+}
+inline float2 __ldcg(const float2* source) { return *source; }
+inline float4 __ldcg(const float4* source) { return *source; }

@@ -59,4 +59,36 @@ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
   emulator::pause(emulator::Thread::kInWarp);
 }
 
+// What `pick` makes of the values of all lanes of the warp.
+template <class Pick>
+uint32_t exchange(uint32_t value, const Pick& pick) {
+  return emulator::collective<uint32_t>(value, pick);
+}
+
+inline void load_matrices(uint32_t (&r)[4], uint32_t row_address, bool transposed) {
+  const int lane = emulator::current % 32;
+  for (int m = 0; m < 4; ++m) {
+    r[m] = exchange(row_address, [&](const uint64_t* rows) {
+      uint32_t pair = 0;
+      for (int i = 0; i < 2; ++i) {
+        const int line = lane / 4, across = lane % 4 * 2 + i;
+        const int row = transposed ? across : line, column = transposed ? line : across;
+        uint16_t element;
+        std::memcpy(&element, emulator::at(static_cast<uint32_t>(rows[8 * m + row])) + column * 2,
+                    sizeof element);
+        pair |= uint32_t(element) << (16 * i);
+      }
+      return pair;
+    });
+  }
+}
+
+inline void ldmatrix_x4(uint32_t (&r)[4], uint32_t row_address) {
+  load_matrices(r, row_address, false);
+}
+
+inline void ldmatrix_x4_trans(uint32_t (&r)[4], uint32_t row_address) {
+  load_matrices(r, row_address, true);
+}
+
 }  // namespace ernie

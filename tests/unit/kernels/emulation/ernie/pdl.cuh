@@ -3,7 +3,7 @@
 
 namespace ernie {
 
-inline void pdl_wait() {}
+inline void pdl_wait() { emulator::self().has_waited = true; }
 inline void pdl_trigger() {}
 
 }  // namespace ernie
