@@ -82,6 +82,7 @@ def paged_attention(
             cache.shape.num_heads,
             step.rope.is_interleaved,
             scale,
+            step.has_long_contexts,
         )
     num_decodes, prefill = step.num_decodes, step.prefill
     parts = []
@@ -89,7 +90,13 @@ def paged_attention(
         decoding = q if prefill is None else q.slice(0, num_decodes)
         parts.append(
             kernels.decode_attention(
-                decoding, keys, values, step.block_tables, step.context_lens, scale
+                decoding,
+                keys,
+                values,
+                step.block_tables,
+                step.context_lens,
+                scale,
+                step.has_long_contexts,
             )
         )
     if prefill is not None:

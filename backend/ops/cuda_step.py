@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from backend.batch import Batch
+from backend.ops.arrays import IntArray
 from backend.ops.interface import Tensor
 from backend.ops.rope import RopeSpec, inverse_frequencies
 
@@ -53,6 +54,7 @@ class CudaStep:
       in order
     - context_lens int32 [D], block_tables int32 [D, B], of the decodes
     - media: rows int32 [P] and embeddings [P, H]; is_vision uint8 [T]; both None without
+    - has_long_contexts: of the decodes (see are_long)
     - turns: cos and sin float32 [T, d / 2], made by the first layer that needs them, so that a
       captured pass makes them itself
     """
@@ -69,6 +71,7 @@ class CudaStep:
     logit_rows: Tensor | None = None
     media: tuple[Tensor, Tensor] | None = None
     is_vision: Tensor | None = None
+    has_long_contexts: bool = False
     turns: tuple[Tensor, Tensor] | None = field(default=None)
 
     @property
@@ -78,6 +81,18 @@ class CudaStep:
     @property
     def num_decodes(self) -> int:
         return 0 if self.context_lens is None else int(self.context_lens.shape[0])
+
+
+_LONG_KEYS, _LONG_MEAN, _LONG_ROWS = 65_536, 1_000, 8
+
+
+def are_long(context_lens: IntArray) -> bool:
+    """Whether decode attention has so many keys to read that the kernel made for them, which costs
+    more per row, is the faster one (docs/performance-log.md)."""
+    keys = int(context_lens.sum())
+    return (
+        keys >= max(_LONG_KEYS, _LONG_MEAN * len(context_lens)) and len(context_lens) >= _LONG_ROWS
+    )
 
 
 def begin_step(context: Any, batch: Batch, rope: CudaRope) -> CudaStep:
@@ -95,6 +110,7 @@ def begin_step(context: Any, batch: Batch, rope: CudaRope) -> CudaStep:
     )
     if num_decodes:
         step.context_lens = context.upload(batch.context_lens[:num_decodes])
+        step.has_long_contexts = are_long(batch.context_lens[:num_decodes])
         step.block_tables = context.upload(batch.block_tables[:num_decodes])
     if num_decodes < batch.num_seqs:
         step.prefill = CudaPrefill(

@@ -11,12 +11,13 @@ from tqdm import tqdm
 
 from backend.models import Model
 from backend.ops.cuda_ops import CudaOps
-from backend.ops.cuda_step import CudaStep
+from backend.ops.cuda_step import CudaStep, are_long
 from backend.runner.decode_rows import FilledRows
 from backend.runner.device_sampler import DeviceSampler
 
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
-"""Batch sizes that are recorded; a batch runs as the next larger one."""
+"""Batch sizes that are recorded; a batch runs as the next larger one. Those whose contexts can be
+long (see are_long) are recorded once more for that."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class DecodeGraphs:
         latest: Any,
         max_rows: int,
         max_blocks: int,
+        block_size: int,
     ) -> None:
         ops = model.ops
         if not isinstance(ops, CudaOps):
@@ -52,6 +54,7 @@ class DecodeGraphs:
         self._sampler = sampler
         self._latest = latest
         self._max_blocks = max_blocks
+        self._max_context = max_blocks * block_size
         self.sizes = (*(size for size in BUCKETS if size < max_rows), max_rows)
         zeros = self._context.zeros
         self._tables = zeros((max_rows * max_blocks,), kernels.i32)
@@ -59,7 +62,7 @@ class DecodeGraphs:
         self._context_lens = zeros((max_rows,), kernels.i32)
         self._token_ids = zeros((max_rows,), kernels.i32)
         self._positions = {size: zeros((3, size), kernels.i32) for size in self.sizes}
-        self._recorded: dict[int, _Recorded] = {}
+        self._recorded: dict[tuple[int, bool], _Recorded] = {}
 
     def size_for(self, num_rows: int) -> int | None:
         """The smallest recorded batch that holds `num_rows`; None beyond the largest."""
@@ -68,13 +71,19 @@ class DecodeGraphs:
     def record_all(self) -> None:
         """Record every size, the largest first: the others then find its memory idle."""
         shared = None
-        for size in tqdm(self.sizes[::-1], desc="Capturing CUDA graphs"):
-            self._run(size)  # kernels and their settings are loaded outside of a recording
+        kinds = [
+            (size, is_long)
+            for size in self.sizes[::-1]
+            for is_long in (False, True)
+            if not is_long or are_long(np.full(size, self._max_context, dtype=np.int32))
+        ]
+        for kind in tqdm(kinds, desc="Capturing CUDA graphs"):
+            self.run(*kind)  # kernels and their settings are loaded outside of a recording
             self._context.synchronize()
             graph = self._context.capture(shared)
             with graph:
-                results = self._run(size)
-            self._recorded[size] = _Recorded(graph, results)
+                results = self.run(*kind)
+            self._recorded[kind] = _Recorded(graph, results)
             shared = shared or graph
 
     def launch(self, size: int, rows: FilledRows, token_ids: NDArray[np.int32]) -> Any:
@@ -89,11 +98,12 @@ class DecodeGraphs:
         self._context_lens.slice(0, size).copy_from(rows.context_lens)
         self._positions[size].copy_from(rows.positions)
         self._token_ids.slice(0, size).copy_from(token_ids)
-        recorded = self._recorded[size]
+        recorded = self._recorded[size, are_long(rows.context_lens[: len(rows.requests)])]
         recorded.graph.launch()
         return recorded.results
 
-    def _run(self, size: int) -> Any:
+    def run(self, size: int, has_long_contexts: bool) -> Any:
+        """What is recorded, launched kernel by kernel."""
         step = CudaStep(
             rope=self._rope,
             token_ids=self._token_ids.slice(0, size),
@@ -105,5 +115,6 @@ class DecodeGraphs:
                 (size, self._max_blocks)
             ),
             num_logit_rows=size,
+            has_long_contexts=has_long_contexts,
         )
         return self._sampler.run(self._model.run(step, self._kv_cache))

@@ -69,7 +69,14 @@ class DeviceRunner(ModelRunner):
         max_rows = min(max_num_seqs, MAX_GRAPH_ROWS)
         self._rows = DecodeRows(max_rows, max_blocks, block_size)
         self._graphs = DecodeGraphs(
-            kernels, model, self._kv_cache, self._device_sampler, self._latest, max_rows, max_blocks
+            kernels,
+            model,
+            self._kv_cache,
+            self._device_sampler,
+            self._latest,
+            max_rows,
+            max_blocks,
+            block_size,
         )
         self._graphs.record_all()
 

@@ -11,6 +11,7 @@ import numpy as np
 
 import kernels
 from backend.engine.core import EngineCore
+from backend.ops.cuda_step import are_long
 from backend.request import SamplingParams
 from backend.wire import EngineRequest
 
@@ -100,17 +101,18 @@ def recorded(
     num_full = 0
     while num_full < 2:
         num_full += len(core.step()) == batch
-    distinct, largest = _routing(core, batch)
-    figures = RecordedFigures(_replayed_ms(core, batch), distinct, largest)
+    is_long = are_long(np.full(batch, num_prompt, np.int32))
+    distinct, largest = _routing(core, batch, is_long)
+    figures = RecordedFigures(_replayed_ms(core, batch, is_long), distinct, largest)
     while core.has_work():
         core.step()
     return figures
 
 
-def _replayed_ms(core: EngineCore, batch: int, repeats: int = 20) -> float:
+def _replayed_ms(core: EngineCore, batch: int, is_long: bool, repeats: int = 20) -> float:
     runner = core._runner
     graphs = runner._graphs
-    graph = graphs._recorded[graphs.size_for(batch)].graph
+    graph = graphs._recorded[graphs.size_for(batch), is_long].graph
     context = runner._context
     times = []
     for _ in range(repeats):
@@ -123,7 +125,7 @@ def _replayed_ms(core: EngineCore, batch: int, repeats: int = 20) -> float:
     return statistics.median(times)
 
 
-def _routing(core: EngineCore, batch: int) -> tuple[float | None, float | None]:
+def _routing(core: EngineCore, batch: int, is_long: bool) -> tuple[float | None, float | None]:
     offsets = []
     original = kernels.moe_route
 
@@ -135,7 +137,7 @@ def _routing(core: EngineCore, batch: int) -> tuple[float | None, float | None]:
     graphs = core._runner._graphs
     kernels.moe_route = route
     try:
-        graphs._run(graphs.size_for(batch))
+        graphs.run(graphs.size_for(batch), is_long)
     finally:
         kernels.moe_route = original
     if not offsets:

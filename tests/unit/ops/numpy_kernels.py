@@ -312,7 +312,7 @@ def _paged(q, k_cache, v_cache, tables, lens, starts, scale):
     return np.array(out, dtype=np.float32)
 
 
-def decode_attention(q, k_cache, v_cache, block_tables, context_lens, scale):
+def decode_attention(q, k_cache, v_cache, block_tables, context_lens, scale, long_contexts=False):
     _expect_aligned(q, block_tables, context_lens)
 
     def compute():
@@ -324,7 +324,17 @@ def decode_attention(q, k_cache, v_cache, block_tables, context_lens, scale):
 
 
 def rope_decode_attention(
-    qkv, cos, sin, k_cache, v_cache, block_tables, context_lens, nq, interleaved, scale
+    qkv,
+    cos,
+    sin,
+    k_cache,
+    v_cache,
+    block_tables,
+    context_lens,
+    nq,
+    interleaved,
+    scale,
+    long_contexts=False,
 ):
     def compute():
         last = np.maximum(context_lens.array - 1, 0)

@@ -11,6 +11,7 @@ from backend.engine.loading import load_model
 from backend.models import parameter_specs
 from backend.ops import ExpertGroup, cuda_ops
 from backend.ops.cuda_moe import SlotSums
+from backend.ops.cuda_step import are_long
 from backend.ops.cuda_weights import turned
 from backend.weights import load_weights, store_weights
 from scripts.tiny_checkpoint.command import make_tiny_checkpoint
@@ -75,6 +76,22 @@ def _check_shared(extra, name, on_host):
         width = extra.shape[1] // 2
         gates_and_ups = [*extra[:, :width], *extra[:, width:]]
         np.testing.assert_array_equal(np.concatenate(gates_and_ups), shared)
+
+
+@pytest.mark.parametrize(
+    ("rows", "keys", "is_long"),
+    [
+        (256, 300, False),
+        (64, 1024, True),
+        (64, 1023, False),  # few keys in all
+        (256, 999, False),  # short ones, though many
+        (256, 1000, True),
+        (8, 8192, True),
+        (7, 131072, False),  # few rows fill the device with splits
+    ],
+)
+def test_long_contexts_are_many_keys_of_many_rows(rows, keys, is_long):
+    assert are_long(np.full(rows, keys, np.int32)) == is_long
 
 
 def test_a_device_that_is_no_gpu_is_refused(monkeypatch):

@@ -11,6 +11,7 @@ from backend.engine.device import device_runner
 from backend.engine.loading import load_model
 from backend.ops import cuda_ops
 from backend.request import FinishReason, SamplingParams
+from backend.runner import decode_graphs
 from backend.runner import device_runner as device_runner_module
 from backend.tokenizer import Tokenizer
 from backend.wire import EngineRequest, StructuredSpec, ThinkingSpec
@@ -99,6 +100,38 @@ def test_answers_equal_those_of_the_host(make_core, expected):
     core = make_core("cuda")
     assert _run(core) == expected
     assert {reason for _, reason in expected.values()} >= {FinishReason.LENGTH}
+
+
+def test_steps_of_long_contexts_have_recordings_of_their_own(make_core, expected, monkeypatch):
+    attended, lengths = set(), []
+    attention = numpy_kernels.rope_decode_attention
+
+    def noted(*arguments):
+        attended.add(arguments[-1])
+        return attention(*arguments)
+
+    def are_long(context_lens):
+        lengths.append(context_lens.tolist())
+        return sum(lengths[-1]) > 60
+
+    monkeypatch.setattr(numpy_kernels, "rope_decode_attention", noted)
+    monkeypatch.setattr(decode_graphs, "are_long", are_long)
+    core = make_core("cuda")
+    lengths.clear()  # of what was recorded
+    launched = []
+    for kind, recorded in core._runner._graphs._recorded.items():
+        launch = recorded.graph.launch
+        monkeypatch.setattr(
+            recorded.graph, "launch", lambda k=kind, f=launch: (launched.append(k), f())
+        )
+    assert _run(core) == expected
+    assert attended == {False, True}
+    assert [is_long for _, is_long in launched] == [sum(lens) > 60 for lens in lengths]
+    assert {is_long for _, is_long in launched} == {False, True}
+
+
+def test_nothing_is_recorded_for_contexts_that_cannot_be_long(make_core):
+    assert not any(is_long for _, is_long in make_core("cuda")._runner._graphs._recorded)
 
 
 def test_preempted_requests_answer_the_same(make_core, expected):
