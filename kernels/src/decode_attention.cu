@@ -1,7 +1,10 @@
 // Attention of one query per sequence over the paged cache: split-KV flash decoding.
 //
+// Two other kernels serve Hopper: decode_attention_long and decode_attention_cluster. This one serves
+// what is left.
+//
 // A context is cut into splits by its own length alone, so a row's result does not depend on its
-// batch. An item is one split of one (sequence, KV head); the query heads of the KV head are the 16
+// batch as long as the same kernel serves it. An item is one split of one (sequence, KV head); the query heads of the KV head are the 16
 // rows of the tensor-core tile. A fixed number of blocks walks the list of items, which every warp
 // derives from context_lens. The four warps of a block stream 16-key tiles through rings of their
 // own and never wait for one another until the item's end, where the block joins their sums. The
@@ -480,7 +483,17 @@ __global__ void __launch_bounds__(kThreads, 2) decode_attention_kernel(const Dec
   }
 }
 
-// Derives the rest of `p` and calls start(p, blocks) with what it needs alive.
+DecodeKernel choose(const Context& context, const AttentionShape& shape, bool long_contexts) {
+  if (context.capability() / 10 != 9 || shape.head != kHopperHead || shape.ratio > kHopperRatio) {
+    return DecodeKernel::kGeneral;
+  }
+  if (long_contexts) return DecodeKernel::kLong;
+  const bool is_few = shape.sequences <= kDecodeClusterSequences &&
+                      shape.sequences * shape.nkv <= decode_clusters(context);
+  return is_few ? DecodeKernel::kCluster : DecodeKernel::kGeneral;
+}
+
+// Derives the rest of `p` and calls start(p, kernel) with what it needs alive.
 template <class Start>
 Tensor run(Context& context, const AttentionShape& shape, const Tensor& k_cache,
            const Tensor& v_cache, const Tensor& block_tables, const Tensor& context_lens,
@@ -496,11 +509,15 @@ Tensor run(Context& context, const AttentionShape& shape, const Tensor& k_cache,
   p.table_width = shape.table_width;
   p.num_pages = static_cast<int>(k_cache.size(0));
   p.scale = scale * kLog2E;
+  const DecodeKernel kernel = choose(context, shape, long_contexts);
+  const bool is_cluster = kernel == DecodeKernel::kCluster;
   // The longest contexts fill the device from one sequence: a block for each multiprocessor, of
   // the kernel for long contexts two.
   // (Joining them needs 2 floats of shared memory each, where the warps' outputs had kHead · 4.)
-  const int blocks = (long_contexts ? 2 : 1) * context.sm_count();
-  p.most_splits = std::max(1, std::min(blocks / shape.nkv, shape.head / 2));
+  const int parts = is_cluster                       ? decode_clusters(context)
+                    : kernel == DecodeKernel::kLong ? 2 * context.sm_count()
+                                                     : context.sm_count();
+  p.most_splits = std::max(1, std::min(parts / shape.nkv, shape.head / 2));
   const int64_t longest = int64_t(shape.table_width) * shape.block_size;
   p.split_slots = static_cast<int>(std::min<int64_t>(
       p.most_splits, longest <= kWhole ? 1 : (longest + kLeastSplit - 1) / kLeastSplit));
@@ -511,28 +528,27 @@ Tensor run(Context& context, const AttentionShape& shape, const Tensor& k_cache,
   Tensor partial_out, partial_sum;
   if (p.split_slots > 1) {
     partial_out = context.empty({heads * p.split_slots * shape.ratio, shape.head}, DType::kF32);
-    partial_sum = context.empty({heads * p.split_slots * shape.ratio, 2}, DType::kF32);
+    const int64_t sharing = is_cluster ? kDecodeCluster : 1;
+    partial_sum = context.empty({heads * p.split_slots * sharing * shape.ratio, 2}, DType::kF32);
     p.partial_out = partial_out.ptr<float>();
     p.partial_sum = partial_sum.ptr<float2>();
-    p.arrivals = static_cast<int*>(context.workspace(heads * sizeof(int)));
+    p.arrivals = static_cast<int*>(context.workspace(heads * sharing * sizeof(int)));
   }
-  start(p, static_cast<unsigned>(
-               std::min<int64_t>(2 * context.sm_count(), heads * p.split_slots)));
+  start(p, kernel);
   return out;
 }
 
 template <int kHead, Turn kTurn>
-void start_kernel(Context& context, DecodeArguments p, unsigned blocks, bool long_contexts) {
-  if constexpr (kHead == 128) {
-    if (long_contexts && p.ratio <= kHopperRatio && context.capability() / 10 == 9) {
-      return decode_attention_hopper(context, p, kTurn);
-    }
-  }
+void start_kernel(Context& context, DecodeArguments p, DecodeKernel kernel) {
+  if (kernel == DecodeKernel::kLong) return decode_attention_long(context, p, kTurn);
+  if (kernel == DecodeKernel::kCluster) return decode_attention_cluster(context, p, kTurn);
   // Two blocks shall fit a multiprocessor; each costs 1 KiB besides its own.
   using Shared = DecodeShared<kHead>;
   const int limit = (static_cast<int>(context.max_shared_bytes()) + 1024) / 2 - 1024 - 64;
   p.rounds = 1;
   while (p.rounds < 4 && Shared::bytes(p.ratio, p.rounds) > limit) p.rounds *= 2;
+  const int64_t items = int64_t(p.sequences) * p.nkv * p.split_slots;
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(2 * context.sm_count(), items));
   launch(context, decode_attention_kernel<kHead, kTurn>, dim3(blocks), dim3(kThreads),
          Shared::bytes(p.ratio, p.rounds), p);
 }
@@ -552,10 +568,9 @@ Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_
   p.q_stride = shape.nq * shape.head;
   return run(q.context(), shape, k_cache, v_cache, block_tables, context_lens, scale, long_contexts,
              p,
-             [&](const DecodeArguments& p, unsigned blocks) {
+             [&](const DecodeArguments& p, DecodeKernel kernel) {
                with_head_size(shape.head, [&](auto head) {
-                 start_kernel<decltype(head)::value, Turn::kDone>(q.context(), p, blocks,
-                                                                        long_contexts);
+                 start_kernel<decltype(head)::value, Turn::kDone>(q.context(), p, kernel);
                });
              });
 }
@@ -583,13 +598,13 @@ Tensor rope_decode_attention(const Tensor& qkv, const Tensor& cos, const Tensor&
   Context& context = qkv.context();
   return run(context, shape, k_cache, v_cache, block_tables, context_lens, scale, long_contexts,
              p,
-             [&](const DecodeArguments& p, unsigned blocks) {
+             [&](const DecodeArguments& p, DecodeKernel kernel) {
                if (head == 128) {
-                 interleaved ? start_kernel<128, Turn::kNeighbours>(context, p, blocks, long_contexts)
-                             : start_kernel<128, Turn::kHalves>(context, p, blocks, long_contexts);
+                 interleaved ? start_kernel<128, Turn::kNeighbours>(context, p, kernel)
+                             : start_kernel<128, Turn::kHalves>(context, p, kernel);
                } else if (head == 32) {
-                 interleaved ? start_kernel<32, Turn::kNeighbours>(context, p, blocks, long_contexts)
-                             : start_kernel<32, Turn::kHalves>(context, p, blocks, long_contexts);
+                 interleaved ? start_kernel<32, Turn::kNeighbours>(context, p, kernel)
+                             : start_kernel<32, Turn::kHalves>(context, p, kernel);
                } else {
                  fail("head size " + std::to_string(head) + "; expected 32 or 128");
                }

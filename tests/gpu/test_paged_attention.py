@@ -71,7 +71,14 @@ SHAPES = [
     Heads(16, 1, 96, 64),
 ]
 shapes = pytest.mark.parametrize("heads", SHAPES, ids=str)
-kinds = pytest.mark.parametrize("long_contexts", [False, True], ids=["short", "long"])
+kinds = pytest.mark.parametrize("kind", ["few", "many", "long"])
+"""On Hopper three kernels share decode attention: for few rows, for more, for many keys."""
+
+
+def _portions(heads, count, kind):
+    """Rows of a launch each: few ones have a cluster of an H200 for each KV head of each."""
+    rows = 32 // heads.nkv if kind == "few" else max(count, 1)
+    return [slice(start, start + rows) for start in range(0, count, rows)]
 
 
 class Cache:
@@ -142,19 +149,20 @@ def _assert_as_good_as_torch(out, q, k, v, seen, heads):
     assert ours <= 2 * theirs, f"error {ours:.2e}, torch in bf16 {theirs:.2e}"
 
 
-def _decode(ctx, heads, cache, q, long_contexts, rows=slice(None)):
+def _decode(ctx, heads, cache, q, kind, rows=slice(None)):
     """The result, computed into memory that held NaN before."""
     arguments = [_give(ctx, q[rows].clone()), *cache.arguments(ctx, rows), heads.scale]
-    arguments.append(long_contexts)
+    arguments.append(kind == "long")
     _take(ctx, kernels.decode_attention(*arguments)).fill_(NAN)
     torch.cuda.synchronize()
     return _take(ctx, kernels.decode_attention(*arguments)).clone()
 
 
-def _check_decode(ctx, heads, contexts, long_contexts):
+def _check_decode(ctx, heads, contexts, kind):
     cache = Cache(heads, contexts)
     q = _normal(len(contexts), heads.nq, heads.size)
-    out = _decode(ctx, heads, cache, q, long_contexts)
+    portions = _portions(heads, len(contexts), kind)
+    out = torch.cat([_decode(ctx, heads, cache, q, kind, rows) for rows in portions])
     for s, length in enumerate(contexts):
         if length == 0:
             assert not out[s].any()
@@ -166,51 +174,56 @@ def _check_decode(ctx, heads, contexts, long_contexts):
 
 @kinds
 @shapes
-def test_decode_is_as_exact_as_torch_at_every_length(ctx, heads, long_contexts):
+def test_decode_is_as_exact_as_torch_at_every_length(ctx, heads, kind):
     contexts = [1, 2, 15, 16, 17, 63, 64, 65, 0, 127, 128, 129, 1000, 3333, 0]
-    _check_decode(ctx, heads, contexts, long_contexts)
+    _check_decode(ctx, heads, contexts, kind)
 
 
 @kinds
-def test_decode_of_one_short_context(ctx, long_contexts):
-    _check_decode(ctx, MAIN, [1], long_contexts)
+def test_decode_of_one_short_context(ctx, kind):
+    _check_decode(ctx, MAIN, [1], kind)
 
 
 @kinds
-def test_decode_of_the_longest_context(ctx, long_contexts):
-    _check_decode(ctx, MAIN, [131072], long_contexts)
+def test_decode_of_the_longest_context(ctx, kind):
+    _check_decode(ctx, MAIN, [131072], kind)
 
 
 @kinds
-def test_decode_of_long_and_short_contexts_together(ctx, long_contexts):
-    _check_decode(ctx, MAIN, [40001, 3, 8192, 0, 70000, 100], long_contexts)
+def test_decode_of_long_and_short_contexts_together(ctx, kind):
+    _check_decode(ctx, MAIN, [40001, 3, 8192, 0, 70000, 100], kind)
 
 
 @kinds
-def test_decode_of_many_sequences(ctx, long_contexts):
-    _check_decode(ctx, MAIN, (torch.randperm(2000)[:300] + 1).tolist(), long_contexts)
+def test_decode_of_many_sequences(ctx, kind):
+    _check_decode(ctx, MAIN, (torch.randperm(2000)[:300] + 1).tolist(), kind)
 
 
-@kinds
-def test_a_row_alone_gets_the_bits_it_gets_in_a_batch(ctx, long_contexts):
-    contexts = [700, 5, 20000, 129, 4096, 0, *range(40, 9000, 217)]
+@pytest.mark.parametrize(
+    ("kind", "together", "apart"), [("few", 8, 1), ("many", 48, 12), ("long", 48, 1)]
+)
+def test_a_row_gets_the_same_bits_in_another_batch(ctx, kind, together, apart):
+    contexts = [700, 5, 20000, 129, 4096, 0, 2049, *range(40, 9000, 217)][:together]
     cache = Cache(MAIN, contexts)
     q = _normal(len(contexts), MAIN.nq, MAIN.size)
-    together = _decode(ctx, MAIN, cache, q, long_contexts)
-    for s in range(7):
-        alone = _decode(ctx, MAIN, cache, q, long_contexts, slice(s, s + 1))
-        assert torch.equal(alone[0], together[s])
+    whole = _decode(ctx, MAIN, cache, q, kind)
+    for start in range(0, 24, apart)[:7]:
+        rows = slice(start, start + apart)
+        if start + apart <= len(contexts):
+            assert torch.equal(_decode(ctx, MAIN, cache, q, kind, rows), whole[rows])
 
 
 @kinds
-def test_a_captured_decode_follows_lengths_that_change(ctx, long_contexts):
-    cache = Cache(MAIN, [5000, 300])
-    q = _normal(2, MAIN.nq, MAIN.size)
+def test_a_captured_decode_follows_lengths_that_change(ctx, kind):
+    copies = 5 if kind == "many" else 1
+    cache = Cache(MAIN, [5000, 300] * copies)
+    q = _normal(2 * copies, MAIN.nq, MAIN.size)
     arguments = [_give(ctx, q), *cache.arguments(ctx)]
-    kernels.decode_attention(*arguments, MAIN.scale, long_contexts)
+    kernels.decode_attention(*arguments, MAIN.scale, kind == "long")
     with ctx.capture() as graph:
-        out = kernels.decode_attention(*arguments, MAIN.scale, long_contexts)
-    for contexts in ([5000, 300], [1, 299], [4097, 0], [5000, 300]):
+        out = kernels.decode_attention(*arguments, MAIN.scale, kind == "long")
+    for pair in ([5000, 300], [1, 299], [4097, 0], [5000, 300]):
+        contexts = pair * copies
         arguments[-1].copy_from(_int32(contexts).cpu().numpy())
         graph.launch()
         rows = _take(ctx, out).clone()
@@ -223,24 +236,29 @@ def test_a_captured_decode_follows_lengths_that_change(ctx, long_contexts):
 
 
 @kinds
-def test_lengths_that_the_kernel_before_writes_are_followed(ctx, long_contexts):
+def test_lengths_that_the_kernel_before_writes_are_followed(ctx, kind):
     """Decode begins with the lengths it finds while that kernel runs."""
-    lens = [[900, 64, 5000], [5000, 1, 0], [63, 2000, 129], [0, 0, 700]]
-    cache = Cache(MAIN, [5000, 2000, 5000])
-    qkv = _give(ctx, _normal(3, (MAIN.nq + 2 * MAIN.nkv) * MAIN.size))
-    turns = [_give(ctx, torch.rand(3, MAIN.size // 2, device="cuda")) for _ in range(2)]
+    copies = 3 if kind == "many" else 1
+    rows = 3 * copies
+    lens = [
+        lengths * copies
+        for lengths in ([900, 64, 5000], [5000, 1, 0], [63, 2000, 129], [0, 0, 700])
+    ]
+    cache = Cache(MAIN, [5000, 2000, 5000] * copies)
+    qkv = _give(ctx, _normal(rows, (MAIN.nq + 2 * MAIN.nkv) * MAIN.size))
+    turns = [_give(ctx, torch.rand(rows, MAIN.size // 2, device="cuda")) for _ in range(2)]
     *caches, tables, _ = cache.arguments(ctx)
     choices, chosen = _give(ctx, _int32(lens)), _give(ctx, _int32([0]))
 
     def decode(lengths):
         return kernels.rope_decode_attention(
-            qkv, *turns, *caches, tables, lengths, MAIN.nq, True, MAIN.scale, long_contexts
+            qkv, *turns, *caches, tables, lengths, MAIN.nq, True, MAIN.scale, kind == "long"
         )
 
     for _ in range(2):  # the first round writes all the newest keys that the others read
         expected = [_take(ctx, decode(_give(ctx, _int32(row)))).clone() for row in lens]
     with ctx.capture() as graph:
-        out = decode(kernels.gather_rows(choices, chosen).view((3,)))
+        out = decode(kernels.gather_rows(choices, chosen).view((rows,)))
     for row in [0, 1, 2, 3] * 8:
         chosen.copy_from(_int32([row]).cpu().numpy())
         graph.launch()
@@ -252,7 +270,7 @@ def test_lengths_that_the_kernel_before_writes_are_followed(ctx, long_contexts):
 @pytest.mark.parametrize(
     "heads", [MAIN, Heads(16, 2, 128, 16), Heads(16, 1, 128, 48), Heads(6, 2, 32, 16)], ids=str
 )
-def test_turning_in_the_same_launch_gives_the_same_bits(ctx, heads, interleaved, long_contexts):
+def test_turning_in_the_same_launch_gives_the_same_bits(ctx, heads, interleaved, kind):
     contexts = [1, 2, 16, 17, 64, 65, 0, 128, 129, 1000, 5000, *range(30, 900, 19)]
     cache = Cache(heads, contexts)
     rows = len(contexts)
@@ -273,17 +291,22 @@ def test_turning_in_the_same_launch_gives_the_same_bits(ctx, heads, interleaved,
             cache.k[blocks[s], :, at % heads.block_size] = NAN
             cache.v[blocks[s], :, at % heads.block_size] = NAN
     other = [cache.k.clone(), cache.v.clone()]
-    k, v, *places = cache.arguments(ctx)
-    q = kernels.rope_kv_write(*turns, _give(ctx, slots), k, v, heads.nq, interleaved)
-    apart = kernels.decode_attention(q, k, v, *places, heads.scale, long_contexts)
-    apart = _take(ctx, apart).clone()
-    copies = [_give(ctx, t) for t in other]
-    together = _take(
-        ctx,
-        kernels.rope_decode_attention(
-            *turns, *copies, *places, heads.nq, interleaved, heads.scale, long_contexts
-        ),
+    q = kernels.rope_kv_write(
+        *turns, _give(ctx, slots), *cache.arguments(ctx)[:2], heads.nq, interleaved
     )
+    apart, together = [], []
+    for portion in _portions(heads, rows, kind):
+        k, v, *places = cache.arguments(ctx, portion)
+        turned = q.slice(portion.start, min(portion.stop, rows))
+        out = kernels.decode_attention(turned, k, v, *places, heads.scale, kind == "long")
+        apart.append(_take(ctx, out).clone())
+        copies = [_give(ctx, t) for t in other]
+        raw = [_give(ctx, t[portion].clone()) for t in (qkv, angles.cos(), angles.sin())]
+        out = kernels.rope_decode_attention(
+            *raw, *copies, *places, heads.nq, interleaved, heads.scale, kind == "long"
+        )
+        together.append(_take(ctx, out).clone())
+    apart, together = torch.cat(apart), torch.cat(together)
     assert torch.isfinite(together).all()
     assert torch.equal(together, apart)
     for ours, theirs in zip(other, (cache.k, cache.v), strict=True):

@@ -1,4 +1,4 @@
-// What the two decode attention kernels are given, and what they need of the host.
+// What the decode attention kernels are given, and what they need of the host.
 #pragma once
 
 #include <cstdint>
@@ -22,8 +22,8 @@ struct DecodeArguments {
   const int* context_lens;
   bf16* out;
   float* partial_out;   // [S, nkv, split_slots, ratio, d], relative to the split's maxima
-  float2* partial_sum;  // [S, nkv, split_slots, ratio]: maximum in log2 units, sum
-  int* arrivals;        // [S, nkv], zero between launches
+  float2* partial_sum;  // [S, nkv, split_slots, blocks, ratio]: maximum in log2 units, sum
+  int* arrivals;        // [S, nkv, blocks], zero between launches; blocks that share a split
   int sequences;
   int nkv;
   int ratio;
@@ -37,9 +37,18 @@ struct DecodeArguments {
   float scale;      // softmax scale · log2(e)
 };
 
-constexpr int kHopperRatio = 8;  // query heads to one KV head that the next one takes
+// Which kernel serves a launch.
+enum class DecodeKernel { kGeneral, kLong, kCluster };
 
-// The kernel for head size 128 on Hopper.
-void decode_attention_hopper(Context& context, const DecodeArguments& p, Turn turn);
+// Hopper, head size 128, up to 8 query heads to one KV head: for many keys, and for few sequences.
+void decode_attention_long(Context& context, const DecodeArguments& p, Turn turn);
+void decode_attention_cluster(Context& context, const DecodeArguments& p, Turn turn);
+
+constexpr int kHopperHead = 128;
+constexpr int kHopperRatio = 8;
+constexpr int kDecodeCluster = 8;            // blocks
+constexpr int kDecodeClusterSequences = 32;  // at most
+
+int decode_clusters(const Context& context);  // of a launch
 
 }  // namespace ernie

@@ -11,7 +11,7 @@
 // result does not depend on its batch.
 #pragma once
 
-#include "ernie/decode_heads.cuh"
+#include "ernie/decode_stream.cuh"
 #include "ernie/pdl.cuh"
 
 #if defined(ERNIE_HOPPER)
@@ -170,7 +170,7 @@ __device__ __forceinline__ void consume(const DecodeArguments& p, const StreamSh
                       p.sines + angles);
           newest.turn();
           newest.store_shared(keys, values,
-                              [&](int column) { return swizzled(valid - 1, column); });
+                              [&](int column) { return swizzled<kTile>(valid - 1, column); });
           const int at = walk.context - 1;
           const int page_keys = p.tiles_per_page * 16;
           const int page = p.block_tables[int64_t(walk.sequence) * p.table_width + at / page_keys];
@@ -180,7 +180,7 @@ __device__ __forceinline__ void consume(const DecodeArguments& p, const StreamSh
         }
       }
       __syncwarp();
-      sums.add(q.b, keys, values, valid, p.scale);
+      sums.add<kTile>(q.b, keys, values, valid, p.scale);
       if (valid < kTile || has_newest) fence_proxy_async();
       __syncwarp();
       if (lane == 0) mbarrier_arrive(ring.empty(warp));

@@ -1,12 +1,27 @@
-// What a consumer warp of Hopper's decode attention does with a tile: up to 8 query heads against 32
-// keys in the 128-byte swizzle.
+// What a warp of Hopper's decode attention does with a tile of keys and values, which lie in the
+// 128-byte swizzle: up to 8 query heads of head size 128 against 16 or 32 keys.
 #pragma once
 
-#include "ernie/decode_stream.cuh"
+#include "ernie/decode_parts.cuh"
+#include "ernie/hopper.cuh"
+
+namespace ernie::decode_stream {
+
+constexpr int kHead = kHopperHead;
+constexpr int kMostHeads = kHopperRatio;
+
+}  // namespace ernie::decode_stream
 
 #if defined(ERNIE_HOPPER)
 
 namespace ernie::decode_stream {
+
+// Where column `column` of row `row` lies in a tile of kKeys rows: 64 columns, then the others.
+template <int kKeys>
+__device__ __forceinline__ uint32_t swizzled(int row, int column) {
+  return column / 64 * (kKeys * 128) + row * 128 + ((column % 64 / 8) ^ (row % 8)) * 16 +
+         column % 8 * 2;
+}
 
 // The angles of this lane's pairs of any query.
 template <Turn kTurn>
@@ -91,10 +106,12 @@ struct HeadSums {
   }
 
   // One tile, of whose keys the first `valid` exist. The values of the others must be finite.
+  template <int kKeys>
   __device__ __forceinline__ void add(const uint32_t (&q)[8][2], uint32_t keys, uint32_t values,
                                       int valid, float scale) {
     const int lane = threadIdx.x % 32;
-    constexpr int kGroups = kTile / 16;
+    constexpr int kGroups = kKeys / 16;
+    constexpr int kHalfBytes = kKeys * 128;
     float s[kGroups][4], t[kGroups][4];  // of even and of odd steps: shorter chains
 #pragma unroll
     for (int m = 0; m < kGroups; ++m) {
@@ -119,7 +136,7 @@ struct HeadSums {
         for (int i = 0; i < 4; ++i) s[m][i] += t[m][i];
       }
     }
-    if (valid < kTile) {
+    if (valid < kKeys) {
 #pragma unroll
       for (int m = 0; m < kGroups; ++m) {
 #pragma unroll
@@ -184,16 +201,6 @@ struct HeadSums {
     }
   }
 };
-
-// Rows from `valid` on may hold anything, and 0 · NaN is NaN.
-__device__ __forceinline__ void clear_values(uint32_t values, int valid) {
-#pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    for (int at = valid * 128 + threadIdx.x % 32 * 16; at < kHalfBytes; at += 512) {
-      clear_shared_16(values + half * kHalfBytes + at);
-    }
-  }
-}
 
 }  // namespace ernie::decode_stream
 

@@ -2,13 +2,11 @@
 // shared memory and the warp that fills it.
 #pragma once
 
-#include "ernie/decode_parts.cuh"
-#include "ernie/hopper.cuh"
+#include "ernie/decode_heads.cuh"
 #include "ernie/split_walk.cuh"
 
 namespace ernie::decode_stream {
 
-constexpr int kHead = 128;
 constexpr int kTile = kWalkTile;
 constexpr int kStages = 6;  // of the ring; consumer warps
 constexpr int kConsumers = kStages;
@@ -16,7 +14,6 @@ constexpr int kThreads = (kConsumers + 1) * 32;
 constexpr int kHalfBytes = kTile * 128;  // 64 columns of a tile
 constexpr int kPartBytes = 2 * kHalfBytes;
 constexpr int kStageBytes = 2 * kPartBytes;  // keys, values
-constexpr int kMostHeads = 8;                // query heads to one KV head
 constexpr int kSumBytes = kConsumers * kMostHeads * 8;
 constexpr int kBarrierBytes = 2 * kStages * 8 + 16;  // and whether the block came last
 
@@ -82,10 +79,14 @@ struct Ring {
   }
 };
 
-// Where column `column` of row `row` lies in a tile of the 128-byte swizzle.
-__device__ __forceinline__ uint32_t swizzled(int row, int column) {
-  return column / 64 * kHalfBytes + row * 128 + ((column % 64 / 8) ^ (row % 8)) * 16 +
-         column % 8 * 2;
+// Rows from `valid` on may hold anything, and 0 · NaN is NaN.
+__device__ __forceinline__ void clear_values(uint32_t values, int valid) {
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    for (int at = valid * 128 + threadIdx.x % 32 * 16; at < kHalfBytes; at += 512) {
+      clear_shared_16(values + half * kHalfBytes + at);
+    }
+  }
 }
 
 class Producer {

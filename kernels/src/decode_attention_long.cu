@@ -1,4 +1,4 @@
-// Decode attention on Hopper for head size 128; ernie/decode_block.cuh says how it works.
+// Decode attention of long contexts on Hopper; ernie/decode_block.cuh says how it works.
 #include <algorithm>
 #include <numeric>
 
@@ -16,7 +16,7 @@ constexpr int kLogLeast = 8;
 
 template <Turn kTurn>
 __global__ void __launch_bounds__(kThreads, 2)
-    decode_attention_hopper_kernel(const __grid_constant__ DecodeArguments p,
+    decode_attention_long_kernel(const __grid_constant__ DecodeArguments p,
                                    const __grid_constant__ StreamShape shape,
                                    const __grid_constant__ CacheMaps maps) {
 #if defined(ERNIE_HOPPER)
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads, 2)
 
 }  // namespace
 
-void decode_attention_hopper(Context& context, const DecodeArguments& arguments, Turn turn) {
+void decode_attention_long(Context& context, const DecodeArguments& arguments, Turn turn) {
   DecodeArguments p = arguments;
   const int page_keys = p.tiles_per_page * 16;
   StreamShape shape{};
@@ -51,9 +51,9 @@ void decode_attention_hopper(Context& context, const DecodeArguments& arguments,
     launch(context, kernel, dim3(blocks), dim3(kThreads), shape.bytes(p.ratio), p, shape, maps);
   };
   switch (turn) {
-    case Turn::kDone: return start(decode_attention_hopper_kernel<Turn::kDone>);
-    case Turn::kNeighbours: return start(decode_attention_hopper_kernel<Turn::kNeighbours>);
-    case Turn::kHalves: return start(decode_attention_hopper_kernel<Turn::kHalves>);
+    case Turn::kDone: return start(decode_attention_long_kernel<Turn::kDone>);
+    case Turn::kNeighbours: return start(decode_attention_long_kernel<Turn::kNeighbours>);
+    case Turn::kHalves: return start(decode_attention_long_kernel<Turn::kHalves>);
   }
 }
 
