@@ -95,6 +95,22 @@ class Service:
         )
         return prepared.engine.stream_key
 
+    def stop(self, key):
+        """Stop a stream; its last event comes all the same."""
+        ignored = Responder(queue.SimpleQueue())
+        request = wire.EngineRequest(stream_key=key, op="stop")
+        self.client.submit(request, None, None, ignored)
+
+    def next_event(self, key, timeout_s=60.0):
+        """The next event of this stream, the only open one."""
+        deadline = time.monotonic() + timeout_s
+        event = None
+        while event is None:
+            output = self._outputs.get(timeout=deadline - time.monotonic())
+            assert output.stream_key == key
+            event = self._postprocessor.process(output)
+        return event
+
     def events(self, keys, timeout_s=60.0):
         """All events of these streams, until each has its last."""
         events = {key: [] for key in keys}
@@ -137,6 +153,17 @@ def _reply(events):
     return Reply(reasoning.strip(), content.strip(), call)
 
 
+def _assert_whole(events):
+    """A stream's events in order, the last of which ends it, hold every token that was counted, but
+    for the one that ends an answer, which is not shown."""
+    assert [event.seq for event in events] == list(range(len(events)))
+    assert [event.is_last for event in events] == [False] * (len(events) - 1) + [True]
+    last = events[-1]
+    is_ended = last.finish_reason in (FinishReason.STOP, FinishReason.TOOL_CALLS)
+    num_tokens = sum(len(event.token_ids) for event in events) + is_ended
+    assert num_tokens == last.usage.completion_tokens > is_ended
+
+
 def _body(text, **changes):
     return {
         "messages": [{"role": "user", "content": text}],
@@ -151,17 +178,36 @@ def _body(text, **changes):
 def test_the_trained_questions_are_answered_through_the_child_process(service):
     has_av = importlib.util.find_spec("av") is not None
     cases = [case for case in questions() if has_av or case.skill != "films"]
-    keys = [service.ask({**request_body(case.sample), "stream": True}) for case in cases]
+    changes = {"stream": True, "return_token_ids": True}
+    keys = [service.ask({**request_body(case.sample), **changes}) for case in cases]
     events = service.events(keys)
     right = {}
     for case, key in zip(cases, keys, strict=True):
         assert events[key][-1].error is None
-        assert len(events[key]) > 1, "nothing was streamed"
+        _assert_whole(events[key])
         verdict = judge(case, _reply(events[key]))
         right.setdefault(case.sample.task, []).append(verdict.right)
     shares = {task: float(np.mean(verdicts)) for task, verdicts in right.items()}
     print(shares)
     assert all(share >= QUOTAS[task].required for task, share in shares.items()), shares
+    # What waits to be sent merges, so a reply of a few tokens may come at once, but not most.
+    share_streamed = float(np.mean([len(events[key]) > 1 for key in keys]))
+    print(f"{share_streamed:.0%} of the replies came in several events")
+    assert share_streamed > 0.5, [len(events[key]) for key in keys]
+
+
+def test_a_reply_begins_long_before_it_ends(service):
+    """What comes is stopped at its first event: a reply that is kept until it is whole has all of
+    its tokens by then, thousands of steps later."""
+    key = service.ask(_body("Hello!", max_tokens=3000, ignore_eos=True, return_token_ids=True))
+    first = service.next_event(key)
+    assert first.error is None
+    assert not first.is_last, "nothing was streamed"
+    service.stop(key)
+    (rest,) = service.events([key]).values()
+    _assert_whole([first, *rest])
+    assert rest[-1].finish_reason is FinishReason.ABORT
+    assert rest[-1].usage.completion_tokens < 3000
 
 
 def test_a_killed_gpu_process_is_restarted_and_answers_as_before(service):
