@@ -12,14 +12,11 @@ service's own: scheduler, sampler and all, without Triton.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-import numpy as np
 
 import kernels
 from backend.config.model import ModelConfig
@@ -28,12 +25,10 @@ from backend.engine.core import EngineCore
 from backend.engine.device import device_runner, with_measured_blocks
 from backend.models import Model
 from backend.ops.cuda_ops import CudaOps
-from scripts.engine_bench import limits, measure
+from scripts.engine_bench import limits, measure, pictures
 from scripts.engine_bench.profile import profile_pass
 from scripts.engine_bench.random_weights import build_random_model
 from scripts.engine_bench.shapes import SHAPES
-
-PICTURES = {"448x448": (1, 32, 32), "868x1120": (1, 62, 80), "3584x3584": (1, 256, 256)}
 
 
 def main() -> None:
@@ -44,16 +39,7 @@ def main() -> None:
     model, rate = build_random_model(config, ops, seed=0)
     print(f"{ops.context.name}: weights stored in {time.perf_counter() - began:.1f} s", end="")
     print(f" ({rate:.1f} GB/s)")
-    settings = EngineSettings(
-        model=Path("random"),
-        executor="cuda",
-        device=arguments.device,
-        max_model_len=arguments.max_model_len,
-        max_num_seqs=max(arguments.batches, default=1),
-        max_num_batched_tokens=arguments.chunk,
-        block_size=64,
-        enable_prefix_caching=False,
-    )
+    settings = engine_settings(arguments, config)
     settings = with_measured_blocks(settings, config, model)
     began = time.perf_counter()
     core = EngineCore(
@@ -65,18 +51,36 @@ def main() -> None:
         make_runner=device_runner(settings, config),
     )
     print(
-        f"graphs captured in {time.perf_counter() - began:.1f} s; {settings.num_kv_blocks} blocks"
+        f"graphs captured in {time.perf_counter() - began:.1f} s; {settings.num_kv_blocks} blocks; "
+        f"steps of at most {settings.max_num_batched_tokens} tokens"
     )
     ceilings = limits.Ceilings()
     _print_decode(core, config, arguments, ceilings)
     _print_prefill(core, config, arguments, ceilings)
     if arguments.pictures and config.vision is not None:
-        _print_pictures(model, config, ceilings)
+        _print_pictures(core, model, config, ceilings)
     if arguments.profile:
         for batch in arguments.batches:
             profile_pass(model, config, batch, arguments.prompt + arguments.output // 2)
         for num_tokens in arguments.prefill:
             profile_pass(model, config, 1, num_tokens, num_new=num_tokens)
+
+
+def engine_settings(arguments: argparse.Namespace, config: ModelConfig) -> EngineSettings:
+    """As the arguments say; with pictures, the largest one's prompt fits into one step too."""
+    longest = 0
+    if arguments.pictures and config.vision is not None:
+        longest = max(pictures.num_prompt_tokens(config, g) for g in pictures.PICTURES.values())
+    return EngineSettings(
+        model=Path("random"),
+        executor="cuda",
+        device=arguments.device,
+        max_model_len=max(arguments.max_model_len, longest + 1),
+        max_num_seqs=max(arguments.batches, default=1),
+        max_num_batched_tokens=max(arguments.chunk, longest),
+        block_size=64,
+        enable_prefix_caching=False,
+    )
 
 
 def _print_decode(
@@ -119,20 +123,26 @@ def _print_prefill(
         )
 
 
-def _print_pictures(model: Model, config: ModelConfig, ceilings: limits.Ceilings) -> None:
-    print(f"\n| picture | patches | ViT + resampler ms | limit ms |\n|{'---|' * 4}")
-    random = np.random.default_rng(0)
-    for name, grid in PICTURES.items():
-        patches = random.integers(0, 256, (grid[1] * grid[2], config.vision.patch_dim))
-        times = []
-        for _ in range(4):
-            began = time.perf_counter()
-            model.encode_media(patches.astype(np.uint8), [grid])
-            model.ops.context.synchronize()
-            times.append(time.perf_counter() - began)
-        limit = limits.vision_seconds(config, len(patches), ceilings)
-        median = statistics.median(times[1:])
-        print(f"| {name} | {len(patches)} | {median * 1e3:.1f} | {limit * 1e3:.1f} |")
+def _print_pictures(
+    core: EngineCore, model: Model, config: ModelConfig, ceilings: limits.Ceilings
+) -> None:
+    print("\n| picture | patches | ViT + resampler ms | limit | share | ", end="")
+    print(f"tokens | arrival ms | first token ms | limit | share |\n|{'---|' * 10}")
+    for name, grid in pictures.PICTURES.items():
+        num_patches = grid[1] * grid[2]
+        num_tokens = pictures.num_prompt_tokens(config, grid)
+        num_vision = pictures.num_vision_tokens(config, grid)
+        encoder = pictures.encoder_seconds(model, config, grid)
+        got = pictures.prompt_figures(core, config, grid)
+        limit = limits.vision_seconds(config, num_patches, ceilings)
+        whole = limit + limits.prefill_seconds(config, num_tokens, ceilings, num_vision)
+        print(
+            f"| {name} | {num_patches} | {encoder * 1e3:.1f} | {limit * 1e3:.1f} | "
+            f"{limit / encoder:.0%} | {num_tokens} | {got.arrival_s * 1e3:.1f} | "
+            f"{got.first_token_s * 1e3:.1f} | {whole * 1e3:.1f} | "
+            f"{whole / got.first_token_s:.0%} |",
+            flush=True,
+        )
 
 
 def _parse() -> argparse.Namespace:
@@ -146,9 +156,13 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--prompt", type=int, default=256, help="tokens in")
     parser.add_argument("--output", type=int, default=256, help="tokens out")
     parser.add_argument("--prefill", type=numbers, default=[2048, 8192, 30720])
-    parser.add_argument("--chunk", type=int, default=16384, help="--max-num-batched-tokens")
+    parser.add_argument(
+        "--chunk", type=int, default=16384, help="--max-num-batched-tokens, at least"
+    )
     parser.add_argument("--max-model-len", type=int, default=32768)
-    parser.add_argument("--pictures", action="store_true")
+    parser.add_argument(
+        "--pictures", action="store_true", help="the vision model, and prompts with a picture"
+    )
     parser.add_argument("--profile", action="store_true", help="where a pass's time goes")
     arguments = parser.parse_args()
     reason = kernels.unavailable_reason()

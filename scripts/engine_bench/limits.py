@@ -1,16 +1,16 @@
 """What a device's bandwidth and arithmetic allow: seconds per decode step, prefill and picture.
 
 A step reads each weight it needs once: attention and dense layers, shared experts, the distinct
-routed experts that B tokens choose (E · (1 - (1 - k / E)^B) when routing is balanced), routers, the
-output table, and the KV of every context. Each class of work takes the longer of bytes over
-bandwidth and operations over rate; the classes add up.
+routed experts that B tokens choose (E · (1 - (1 - k / E)^B) when routing is balanced, of text's and
+of vision's experts each), routers, the output table, and the KV of every context. Each class of
+work takes the longer of bytes over bandwidth and operations over rate; the classes add up.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from backend.config.model import ModelConfig
+from backend.config.model import ModelConfig, MoeConfig
 
 _FP32_SHARE = 1 / 8
 """Rate of float32 arithmetic, which routers use, against bfloat16 matrix products."""
@@ -33,10 +33,14 @@ def decode_seconds(config: ModelConfig, batch: int, context: int, ceilings: Ceil
     return _pass_seconds(config, batch, batch, pairs, batch * (context + 1.0), ceilings)
 
 
-def prefill_seconds(config: ModelConfig, num_tokens: int, ceilings: Ceilings) -> float:
-    """One prompt alone, in one chunk."""
+def prefill_seconds(
+    config: ModelConfig, num_tokens: int, ceilings: Ceilings, num_vision_tokens: int = 0
+) -> float:
+    """One prompt alone, in one chunk; `num_vision_tokens` of it take the experts for vision."""
     pairs = num_tokens * (num_tokens + 1) / 2
-    return _pass_seconds(config, num_tokens, 1, pairs, 2.0 * num_tokens, ceilings)
+    return _pass_seconds(
+        config, num_tokens, 1, pairs, 2.0 * num_tokens, ceilings, num_vision_tokens
+    )
 
 
 def vision_seconds(config: ModelConfig, num_patches: int, ceilings: Ceilings) -> float:
@@ -61,6 +65,7 @@ def _pass_seconds(
     score_pairs: float,
     kv_tokens: float,
     ceilings: Ceilings,
+    num_vision_tokens: int = 0,
 ) -> float:
     hidden, layers = config.hidden_size, config.num_layers
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
@@ -75,14 +80,24 @@ def _pass_seconds(
     seconds = product(attention, num_tokens) + product(dense, num_tokens)
     seconds += product(config.vocab_size * hidden, num_logits)
     if moe:
-        expert = 3 * hidden * moe.intermediate_size[0]
-        count = moe.num_experts[0]
-        distinct = count * (1.0 - (1.0 - moe.top_k / count) ** num_tokens)
-        seconds += ceilings.seconds(
-            2.0 * num_sparse * distinct * expert, 2.0 * num_sparse * moe.top_k * expert * num_tokens
-        )
-        seconds += product(num_sparse * moe.num_shared_experts * expert, num_tokens)
-        router = num_sparse * count * hidden
-        seconds += ceilings.seconds(4.0 * router, 2.0 * router * num_tokens / _FP32_SHARE)
+        seconds += product(num_sparse * 3 * hidden * moe.shared_intermediate_size, num_tokens)
+        of_groups = (num_tokens - num_vision_tokens, num_vision_tokens)
+        for group, tokens in enumerate(of_groups):
+            if tokens:
+                routed = _routed_seconds(moe, group, hidden, tokens, ceilings)
+                seconds += num_sparse * routed
     kv_bytes = kv_tokens * layers * 2 * keys * 2
     return seconds + ceilings.seconds(kv_bytes, 4.0 * score_pairs * layers * queries)
+
+
+def _routed_seconds(
+    moe: MoeConfig, group: int, hidden: int, num_tokens: int, ceilings: Ceilings
+) -> float:
+    """A layer's router and routed experts of one group: 0 of text, 1 of vision."""
+    expert = 3 * hidden * moe.intermediate_size[group]
+    count = moe.num_experts[group]
+    distinct = count * (1.0 - (1.0 - moe.top_k / count) ** num_tokens)
+    router = count * hidden
+    return ceilings.seconds(
+        2.0 * distinct * expert, 2.0 * moe.top_k * expert * num_tokens
+    ) + ceilings.seconds(4.0 * router, 2.0 * router * num_tokens / _FP32_SHARE)
