@@ -18,10 +18,11 @@ import kernels
 from scripts.kernel_timing import PEAK_BYTES, PEAK_FLOPS, median_seconds
 
 NQ, NKV, HEAD, BLOCK = 20, 4, 128, 64
-DECODE = [(b, c) for b in (1, 8, 64, 256) for c in (300, 512, 1024, 8192)] + [(1, 131072)]
+DECODE = [(b, c) for b in (1, 8, 64, 256) for c in (300, 512, 1024, 8192)]
+DECODE += [(32, 4096), (1, 131072)]
 PREFILL = (2048, 8192, 30000)
 PATCHES = (1024, 4960, 65536)
-TORCH_DECODE = ((1, 8192), (64, 8192))
+TORCH_DECODE = ((1, 8192), (64, 1024), (32, 4096), (8, 8192), (64, 8192), (256, 300))
 
 
 def torch_seconds(call: Callable[[], object], repeats: int = 7) -> float:
@@ -66,39 +67,49 @@ def _tables(sequences: int, tokens: int, first: int) -> torch.Tensor:
 
 
 def bench_decode(context: Any) -> None:
+    """The kernel for any context and the one for long contexts side by side, each with the turn and
+    the write of the newest key before it ("rope") and without."""
+    columns = ("default", "long", "rope", "rope, long", "torch")
+    print(f"us, share of the rate   {''.join(f'{name:>18s}' for name in columns)}", flush=True)
     for sequences, tokens in DECODE:
         nbytes = 4.0 * sequences * tokens * NKV * HEAD
-        blocks = sequences * -(-tokens // BLOCK)
-        copies = max(1, min(24, int(2e8 / nbytes)))
-        keys, values = (_normal(copies * blocks + 1, NKV, BLOCK, HEAD) for _ in range(2))
-        k, v = _give(context, keys), _give(context, values)
-        q = _give(context, _normal(sequences, NQ, HEAD))
-        lens = _give(context, _int32([tokens] * sequences))
-        tables = [_give(context, _tables(sequences, tokens, 1 + i * blocks)) for i in range(copies)]
-        calls = [
-            lambda t=t, a=(q, k, v), n=lens: kernels.decode_attention(*a, t, n, HEAD**-0.5)
-            for t in tables
-        ]
-        _line(f"decode {sequences} x {tokens}", median_seconds(context, calls), nbytes, PEAK_BYTES)
-        if tokens <= 1024:
-            qkv = _give(context, _normal(sequences, (NQ + 2 * NKV) * HEAD))
-            turns = _give(context, torch.rand(sequences, HEAD // 2, device="cuda"))
-            calls = [
-                lambda t=t, a=(qkv, turns, turns, k, v), n=lens: kernels.rope_decode_attention(
-                    *a, t, n, NQ, True, HEAD**-0.5
-                )
-                for t in tables
-            ]
-            _line("    with rope", median_seconds(context, calls), nbytes, PEAK_BYTES)
+        seconds = _decode_seconds(context, sequences, tokens, max(1, min(24, int(2e8 / nbytes))))
         if (sequences, tokens) in TORCH_DECODE:
-            rows = _normal(sequences, NQ, 1, HEAD)
-            flat = [x[:blocks].view(sequences, NKV, tokens, HEAD) for x in (keys, values)]
-            seconds = torch_seconds(
-                lambda q=rows, kv=flat: torch.nn.functional.scaled_dot_product_attention(
-                    q, *kv, enable_gqa=True
-                )
-            )
-            _line("    torch", seconds, nbytes, PEAK_BYTES)
+            seconds.append(_torch_decode_seconds(sequences, tokens))
+        cells = [f"{s * 1e6:10.2f} {nbytes / s / PEAK_BYTES:7.1%}" for s in seconds]
+        print(f"decode {f'{sequences} x {tokens}':17s}{''.join(cells)}", flush=True)
+
+
+def _decode_seconds(context: Any, sequences: int, tokens: int, copies: int) -> list[float]:
+    """Of both kernels without and with rope, over `copies` caches one after the other."""
+    blocks = sequences * -(-tokens // BLOCK)
+    k, v = (_give(context, _normal(copies * blocks + 1, NKV, BLOCK, HEAD)) for _ in range(2))
+    q = _give(context, _normal(sequences, NQ, HEAD))
+    qkv = _give(context, _normal(sequences, (NQ + 2 * NKV) * HEAD))
+    turns = _give(context, torch.rand(sequences, HEAD // 2, device="cuda"))
+    lens = _give(context, _int32([tokens] * sequences))
+    tables = [_give(context, _tables(sequences, tokens, 1 + i * blocks)) for i in range(copies)]
+
+    def alone(table: Any, is_long: bool) -> object:
+        return kernels.decode_attention(q, k, v, table, lens, HEAD**-0.5, is_long)
+
+    def with_rope(table: Any, is_long: bool) -> object:
+        return kernels.rope_decode_attention(
+            qkv, turns, turns, k, v, table, lens, NQ, True, HEAD**-0.5, is_long
+        )
+
+    return [
+        median_seconds(context, [lambda t=t, f=call, n=is_long: f(t, n) for t in tables])
+        for call in (alone, with_rope)
+        for is_long in (False, True)
+    ]
+
+
+def _torch_decode_seconds(sequences: int, tokens: int) -> float:
+    q = _normal(sequences, NQ, 1, HEAD)
+    k, v = (_normal(sequences, NKV, tokens, HEAD) for _ in range(2))
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return torch_seconds(lambda: attend(q, k, v, enable_gqa=True))
 
 
 def bench_prefill(context: Any) -> None:
