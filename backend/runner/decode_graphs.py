@@ -12,6 +12,7 @@ from tqdm import tqdm
 from backend.models import Model
 from backend.ops.cuda_ops import CudaOps
 from backend.ops.cuda_step import CudaStep, are_long
+from backend.runner.decode_inputs import DecodeInputs
 from backend.runner.decode_rows import FilledRows
 from backend.runner.device_sampler import DeviceSampler
 
@@ -28,7 +29,8 @@ class _Recorded:
 
 class DecodeGraphs:
     """Owns the device arrays that recorded steps read. One step at a time is on its way in the
-    device's stream, so all batch sizes share them.
+    device's stream, so all batch sizes share the block tables, which seldom change; what every step
+    brings anew each size has for itself, so that it comes in one copy.
 
     `latest` int32 [seats]: each request's newest token, fed back without the host.
     """
@@ -56,12 +58,8 @@ class DecodeGraphs:
         self._max_blocks = max_blocks
         self._max_context = max_blocks * block_size
         self.sizes = (*(size for size in BUCKETS if size < max_rows), max_rows)
-        zeros = self._context.zeros
-        self._tables = zeros((max_rows * max_blocks,), kernels.i32)
-        self._slots = zeros((max_rows,), kernels.i64)
-        self._context_lens = zeros((max_rows,), kernels.i32)
-        self._token_ids = zeros((max_rows,), kernels.i32)
-        self._positions = {size: zeros((3, size), kernels.i32) for size in self.sizes}
+        self._tables = self._context.zeros((max_rows * max_blocks,), kernels.i32)
+        self._inputs = {size: DecodeInputs(kernels, self._context, size) for size in self.sizes}
         self._recorded: dict[tuple[int, bool], _Recorded] = {}
 
     def size_for(self, num_rows: int) -> int | None:
@@ -86,35 +84,45 @@ class DecodeGraphs:
             self._recorded[kind] = _Recorded(graph, results)
             shared = shared or graph
 
-    def launch(self, size: int, rows: FilledRows, token_ids: NDArray[np.int32]) -> Any:
+    def launch(
+        self,
+        size: int,
+        rows: FilledRows,
+        token_ids: NDArray[np.int32],
+        settings: NDArray[np.uint8],
+    ) -> Any:
         """Fill the arrays and launch: the sampler's results, valid until the next launch.
 
-        token_ids int32 [size]: see CudaStep. The sampler has its own arrays, filled before.
+        token_ids int32 [size]: see CudaStep. settings uint8 [size, 64]: what the sampler prepared.
         """
         for update in rows.updates:
             start = update.row * self._max_blocks + update.start
             self._tables.slice(start, start + len(update.block_ids)).copy_from(update.block_ids)
-        self._slots.slice(0, size).copy_from(rows.slots)
-        self._context_lens.slice(0, size).copy_from(rows.context_lens)
-        self._positions[size].copy_from(rows.positions)
-        self._token_ids.slice(0, size).copy_from(token_ids)
+        self._inputs[size].fill(
+            settings=settings,
+            slots=rows.slots,
+            positions=rows.positions,
+            context_lens=rows.context_lens,
+            token_ids=token_ids,
+        )
         recorded = self._recorded[size, are_long(rows.context_lens[: len(rows.requests)])]
         recorded.graph.launch()
         return recorded.results
 
     def run(self, size: int, has_long_contexts: bool) -> Any:
         """What is recorded, launched kernel by kernel."""
+        inputs = self._inputs[size]
         step = CudaStep(
             rope=self._rope,
-            token_ids=self._token_ids.slice(0, size),
+            token_ids=inputs.token_ids,
             latest=self._latest,
-            positions=self._positions[size],
-            slots=self._slots.slice(0, size),
-            context_lens=self._context_lens.slice(0, size),
+            positions=inputs.positions,
+            slots=inputs.slots,
+            context_lens=inputs.context_lens,
             block_tables=self._tables.slice(0, size * self._max_blocks).view(
                 (size, self._max_blocks)
             ),
             num_logit_rows=size,
             has_long_contexts=has_long_contexts,
         )
-        return self._sampler.run(self._model.run(step, self._kv_cache))
+        return self._sampler.run(self._model.run(step, self._kv_cache), inputs.settings)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import kernels
-from backend.errors import ErnieError, InternalError
+from backend.errors import InternalError
 from backend.models import Model
 from backend.ops.cuda_ops import CudaOps
 from backend.runner.batch_builder import build_batch
@@ -112,10 +112,10 @@ class DeviceRunner(ModelRunner):
         # Rows that repeat row 0 take its token too.
         token_ids[len(chunks) :] = token_ids[0]
         states = [request.sampling for request in rows.requests]
-        errors = self._device_sampler.prepare(states, seats, size)
-        results = self._graphs.launch(size, rows, token_ids)
+        prepared = self._device_sampler.prepare(states, seats, size)
+        results = self._graphs.launch(size, rows, token_ids, prepared.settings)
         order = {request: row for row, request in enumerate(rows.requests)}
-        sampled = self._device_sampler.read_back(states, errors, results)
+        sampled = self._device_sampler.read_back(prepared, results)
         return _OnDevice(sampled, [order[chunk.request] for chunk in chunks])
 
     def _submit_mixed(self, chunks: Sequence[Chunk]) -> Computation:
@@ -135,16 +135,18 @@ class DeviceRunner(ModelRunner):
             return Computed([failed[chunk] for chunk in chunks])
         logits = self._forward_on_device(ready, parts)
         last = [chunk for chunk in ready if chunk.is_last]
-        states = [chunk.request.sampling for chunk in last]
-        errors: list[ErnieError | None] = []
-        results = None
-        if last:
-            seats = self._seats.take(chunk.request for chunk in last)
-            errors = self._device_sampler.prepare(states, seats, len(last))
-            results = self._device_sampler.run(logits)
+        sampled = self._sample(last, logits) if last else None
         order = {chunk: row for row, chunk in enumerate(last)}
-        sampled = self._device_sampler.read_back(states, errors, results)
         return _OnDevice(sampled, [order.get(chunk) for chunk in chunks], failed, chunks)
+
+    def _sample(self, chunks: Sequence[Chunk], logits: Any) -> SampledRows:
+        """One row of logits for each chunk."""
+        sampler = self._device_sampler
+        seats = self._seats.take(chunk.request for chunk in chunks)
+        states = [chunk.request.sampling for chunk in chunks]
+        prepared = sampler.prepare(states, seats, len(chunks))
+        results = sampler.run(logits, self._context.upload(prepared.settings))
+        return sampler.read_back(prepared, results)
 
     def _forward_on_device(self, chunks: list[Chunk], parts: list[Any]) -> Any:
         """Logits of the chunks that are last; tokens that are pending come from their seats."""
@@ -160,15 +162,16 @@ class DeviceRunner(ModelRunner):
 
 @dataclass(frozen=True)
 class _OnDevice:
-    """`row_of` each chunk among the sampled rows; None without a token."""
+    """`row_of` each chunk among the sampled rows; None without a token. `sampled`: None without
+    rows."""
 
-    sampled: SampledRows
+    sampled: SampledRows | None
     row_of: Sequence[int | None]
     failed: dict[Chunk, ChunkResult] | None = None
     chunks: Sequence[Chunk] = ()
 
     def results(self) -> list[ChunkResult]:
-        tokens = self.sampled.tokens()
+        tokens = [] if self.sampled is None else self.sampled.tokens()
         results: list[ChunkResult] = [None if row is None else tokens[row] for row in self.row_of]
         if self.failed:
             results = [self.failed.get(c, r) for c, r in zip(self.chunks, results, strict=True)]

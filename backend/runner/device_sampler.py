@@ -21,8 +21,8 @@ MAX_BIASES = 2**16
 
 
 class DeviceSampler:
-    """Owns the device arrays that `kernels.sample` reads, so that it can be part of a recorded
-    graph: `prepare` fills them, `run` is recorded or called.
+    """Owns the device arrays that `kernels.sample` reads beside the rows' settings, so that it can
+    be part of a recorded graph: `prepare` fills them, `run` is recorded or called.
 
     `latest` int32 [seats] gets every sampled token; penalties look at tables with a row per seat.
     """
@@ -44,7 +44,6 @@ class DeviceSampler:
         self._num_words = -(-vocab_size // 32)
         num_seats = latest.shape[0]
         zeros = context.zeros
-        self._rows = context.upload(row_bytes(padding_rows(max_rows)))
         self._mask = zeros((max_rows, self._num_words), kernels.i32)
         self._bias_offsets = zeros((max_rows + 1,), kernels.i32)
         self._bias_ids = zeros((MAX_BIASES,), kernels.i32)
@@ -63,9 +62,8 @@ class DeviceSampler:
 
     def prepare(
         self, states: Sequence[SamplingState], seats: Sequence[int], size: int
-    ) -> list[ErnieError | None]:
-        """Fill the first `size` rows; those beyond `states` are padding. Says why a row cannot be
-        sampled, where that is so."""
+    ) -> PreparedRows:
+        """Settings of `size` rows; those beyond `states` are padding."""
         rows = padding_rows(size)
         errors: list[ErnieError | None] = []
         biases = [
@@ -74,16 +72,15 @@ class DeviceSampler:
         ]
         for row, state in enumerate(states):
             errors.append(self._constrain(rows, row, state))
-        self._rows.slice(0, size).copy_from(row_bytes(rows))
         self._upload_biases(biases, size)
-        return errors
+        return PreparedRows(tuple(states), tuple(errors), row_bytes(rows))
 
-    def run(self, logits: Any) -> Any:
-        """Results int32 [R, 44] of float32 logits [R, V]."""
+    def run(self, logits: Any, settings: Any) -> Any:
+        """Results int32 [R, 44] of float32 logits [R, V]; settings uint8 [R, 64] on the device."""
         size = logits.shape[0]
         return self._kernels.sample(
             logits,
-            self._rows.slice(0, size),
+            settings,
             num_valid=self._num_token_ids,
             mask=self._mask,
             bias_offsets=self._bias_offsets.slice(0, size + 1),
@@ -94,12 +91,10 @@ class DeviceSampler:
             latest=self._latest,
         )
 
-    def read_back(
-        self, states: Sequence[SamplingState], errors: Sequence[ErnieError | None], results: Any
-    ) -> SampledRows:
-        """The results on their way to the host; `results` None without rows."""
-        later = None if results is None else self._context.read_later(results)
-        return SampledRows(tuple(states), tuple(errors), later, self._forget)
+    def read_back(self, prepared: PreparedRows, results: Any) -> SampledRows:
+        """The results on their way to the host."""
+        later = self._context.read_later(results)
+        return SampledRows(prepared.states, prepared.errors, later, self._forget)
 
     def _fill(
         self, rows: NDArray[Any], row: int, state: SamplingState, seat: int
@@ -196,20 +191,30 @@ _NO_BIASES = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
 
 
 @dataclass(frozen=True)
+class PreparedRows:
+    """Rows for the first of which there are states; the rest is padding.
+
+    errors: why a row cannot be sampled, where that is so; settings uint8 [R, 64].
+    """
+
+    states: Sequence[SamplingState]
+    errors: Sequence[ErnieError | None]
+    settings: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
 class SampledRows:
-    """Results of a step's rows, for the first of which there are states; the rest is padding.
+    """Results of rows that were prepared.
 
     `on_replaced` is told whose token is another than the device's."""
 
     states: Sequence[SamplingState]
     errors: Sequence[ErnieError | None]
-    later: Any | None
+    later: Any
     on_replaced: Callable[[SamplingState], None]
 
     def tokens(self) -> list[SampledToken | ErnieError]:
         """Wait for them."""
-        if self.later is None:
-            return []
         results = results_of(self.later.numpy())
         columns = zip(
             self.states,

@@ -60,8 +60,8 @@ class Tensor:
         assert array.shape == self.shape, (array.shape, self.shape)
         self.array[...] = array
 
-    def view(self, shape):
-        return Tensor(self.context_, self.array.reshape(shape))
+    def view(self, shape, dtype=None):
+        return Tensor(self.context_, self.array.view(dtype or self.dtype).reshape(shape))
 
     def slice(self, start, stop):
         assert 0 <= start <= stop <= self.shape[0]
