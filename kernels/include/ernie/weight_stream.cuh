@@ -102,6 +102,9 @@ class WeightStream {
   static constexpr int kWeightCopies = Shape::kRows / kRowStep;  // copies of each thread
   static constexpr int kTokenCopies = (Shape::kTokens + kRowStep - 1) / kRowStep;
   static constexpr int kRowTiles = 8 / kSplit;
+  // Sums of one tile of tokens: where nothing else hides it, no product waits for the one before.
+  static constexpr int kChains = kTiles == 1 && !kGrouped ? 2 : 1;
+  using Sums = float[kTiles * kChains][4];
   static_assert(kWeightCopies == 4 * kSteps && kRowStep % 2 == 0, "the copy pattern expects this");
 
  public:
@@ -144,17 +147,22 @@ class WeightStream {
         load_item_ = decode(item);
       }
       begin_weights();
-      ahead = min(chunks_, kStages - 1);
+      begin_tokens();
+      ahead = min(chunks_, kStages);  // every stage is free
       for (int s = 0; s < ahead; ++s) copy_weights(s, s);
+    }
+    total_ = known;
+    if (!kGrouped && kTiles == 1 && chunks_ <= kStages && job_.tokens <= Shape::kTokens &&
+        item + static_cast<int>(gridDim.x) >= total_) {
+      run_last(item, warp, lane);
+      return;
     }
     pdl_wait();
     int started = 0;
     load_index_ = item;
-    total_ = known;
     if (kGrouped && kGated) {
       pdl_trigger();
       if (item < known) {  // no list is needed for all but the item's last stage
-        begin_tokens();
         for (; started < ahead && started + 1 < chunks_; ++started) {
           load(started, false);
           cp_async_commit();
@@ -163,11 +171,12 @@ class WeightStream {
       build_lists();
     }
     if (kGrouped && threadIdx.x == 0) ticket_ = atomicAdd(job_.groups.tickets, 1);
-    if (started == 0 && load_index_ < total_) begin_load();
-    for (int s = started; s < kStages - 1; ++s) {
+    if (ahead == 0 && load_index_ < total_) begin_load();
+    for (int s = started; s < kStages; ++s) {
       load(s, s >= ahead);
       cp_async_commit();
-      if (kGrouped) __syncthreads();  // an item of one chunk ends here: the queue's next is needed
+      // A second item may end here: the queue's next is needed.
+      if (kGrouped && 2 * chunks_ <= kStages) __syncthreads();
     }
 
     int order = 0;  // of the item among this block's
@@ -175,36 +184,20 @@ class WeightStream {
     int chunk = 0;
     int pass = 0;
     StreamItem current{};
-    float acc[kTiles][4];
-    uint32_t a_offset, b_offset, b_last;
+    Sums acc;
+    Fragments from = fragments(warp, lane, 0);
     int tiles = 0;
-    {
-      const int g = lane / 4;
-      const int column = (warp % kSplit) * (8 * kSteps) + (lane % 4);
-      a_offset = ((warp / kSplit) * 16 + g) * kPitch + ((column ^ ((g & 1) << 2)) << 4);
-      b_offset = Shape::kWeightBytes + g * kPitch + ((column ^ ((g & 1) << 2)) << 4);
-      b_last = b_offset;
-    }
+    cp_async_wait<kStages - 1>();
+    __syncthreads();
     while (item < total_) {
-      cp_async_wait<kStages - 2>();
-      __syncthreads();
-      load(slot == 0 ? kStages - 1 : slot - 1, true);
-      cp_async_commit();
-
       if (chunk == 0) {
         if (pass == 0) current = decode(item);
         const int left = min(current.count - pass * Shape::kTokens, Shape::kTokens);
         tiles = (left + 7) / 8;
-        // Lanes past the last token read the last one: their columns are never stored.
-        const int token = max(min((tiles - 1) * 8 + lane / 4, left - 1), 0);
-        const int column = (warp % kSplit) * (8 * kSteps) + (lane % 4);
-        b_last =
-            Shape::kWeightBytes + token * kPitch + ((column ^ ((token & 1) << 2)) << 4);
-#pragma unroll
-        for (int j = 0; j < kTiles; ++j) acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0.f;
+        from = fragments(warp, lane, left);
+        clear(acc);
       }
-      const uint32_t stage = base_ + slot * stage_bytes_;
-      multiply(acc, tiles, stage + a_offset, stage + b_offset, stage + b_last);
+      multiply(acc, tiles, base_ + slot * stage_bytes_, from);
 
       if (++chunk == chunks_) {
         chunk = 0;
@@ -214,8 +207,14 @@ class WeightStream {
           pass = 0;
           ++order;
           item = kGrouped ? queue_[order % kStreamQueue] : item + static_cast<int>(gridDim.x);
+          if (item >= total_) break;
         }
       }
+      // The next stage is there, and nobody reads this one any more: it is loaded anew.
+      cp_async_wait<kStages - 2>();
+      __syncthreads();
+      load(slot, true);
+      cp_async_commit();
       if (++slot == kStages) slot = 0;
     }
     if (kGrouped) give_tickets_back();
@@ -384,9 +383,66 @@ class WeightStream {
 
   // ---- computing ----
 
+  // Where a lane's fragments lie in a stage.
+  struct Fragments {
+    uint32_t a;
+    uint32_t b;
+    uint32_t b_last;  // of the last tile of tokens
+  };
+
+  // Lanes past the last of `tokens` read the last one: their columns are never stored.
+  __device__ static Fragments fragments(int warp, int lane, int tokens) {
+    const uint32_t g = lane / 4;
+    const uint32_t column = (warp % kSplit) * (8 * kSteps) + (lane % 4);
+    const uint32_t token = max(min((tokens - 1) / 8 * 8 + lane / 4, tokens - 1), 0);
+    return {((warp / kSplit) * 16 + g) * kPitch + ((column ^ ((g & 1) << 2)) << 4),
+            Shape::kWeightBytes + g * kPitch + ((column ^ ((g & 1) << 2)) << 4),
+            Shape::kWeightBytes + token * kPitch + ((column ^ ((token & 1) << 2)) << 4)};
+  }
+
+  __device__ __forceinline__ static void clear(Sums& acc) {
+#pragma unroll
+    for (int j = 0; j < kTiles * kChains; ++j) acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0.f;
+  }
+
+  // A dense product's last item in this block, all of whose weights are on their way: nothing is
+  // loaded behind it, so one barrier does. What can be known of the token rows is known ahead.
+  __device__ void run_last(int item, int warp, int lane) {
+    const uint32_t target = base_ + Shape::kWeightBytes + copy_offset_;
+    const int column = copy_column_ < job_.depth ? copy_column_ : 0;
+    const bf16* sources[kTokenCopies];
+#pragma unroll
+    for (int i = 0; i < kTokenCopies; ++i) {
+      sources[i] = job_.x + static_cast<size_t>(max(token_rows_[i], 0)) * job_.depth + column;
+    }
+    const Fragments from = fragments(warp, lane, job_.tokens);
+    Sums acc;
+    clear(acc);
+    pdl_wait();
+    if (item >= total_) return;
+#pragma unroll
+    for (int s = 0; s < kStages; ++s) {
+      if (s == chunks_) break;
+      const bool valid = s * Shape::kDepth + copy_column_ < job_.depth;
+#pragma unroll
+      for (int i = 0; i < kTokenCopies; ++i) {
+        if (token_rows_[i] >= 0) {
+          cp_async_16(target + s * stage_bytes_ + i * (kRowStep * kPitch),
+                      sources[i] + (valid ? s * Shape::kDepth : 0), valid);
+        }
+      }
+    }
+    cp_async_commit();
+    cp_async_wait<0>();
+    __syncthreads();
+#pragma unroll 1
+    for (int s = 0; s < chunks_; ++s) multiply(acc, 1, base_ + s * stage_bytes_, from);
+    store(acc, 1, decode(item), 0, warp, lane);
+  }
+
   template <int kUsed>
-  __device__ __forceinline__ static void multiply_tiles(float (&acc)[kTiles][4], uint32_t a,
-                                                        uint32_t b, uint32_t b_last) {
+  __device__ __forceinline__ static void multiply_tiles(Sums& acc, uint32_t a, uint32_t b,
+                                                        uint32_t b_last) {
 #pragma unroll
     for (int part = 0; part < 2 * kSteps; ++part) {  // of 32 columns
       const int flip = part % 2 * 64;  // bit 6 of the swizzled address
@@ -401,14 +457,15 @@ class WeightStream {
         const uint4 v = load_shared_16((row ^ flip) + step);
         const uint32_t b_first[2] = {v.x, v.y};
         const uint32_t b_second[2] = {v.z, v.w};
-        mma_m16n8k16(acc[j], first, b_first);
-        mma_m16n8k16(acc[j], second, b_second);
+        mma_m16n8k16(acc[j * kChains + 2 * part % kChains], first, b_first);
+        mma_m16n8k16(acc[j * kChains + (2 * part + 1) % kChains], second, b_second);
       }
     }
   }
 
-  __device__ __forceinline__ static void multiply(float (&acc)[kTiles][4], int tiles, uint32_t a,
-                                                  uint32_t b, uint32_t b_last) {
+  __device__ __forceinline__ static void multiply(Sums& acc, int tiles, uint32_t stage,
+                                                  const Fragments& from) {
+    const uint32_t a = stage + from.a, b = stage + from.b, b_last = stage + from.b_last;
     if constexpr (kTiles == 1) {
       multiply_tiles<1>(acc, a, b, b_last);
     } else {
@@ -431,8 +488,16 @@ class WeightStream {
     }
   }
 
-  __device__ void store(float (&acc)[kTiles][4], int tiles, const StreamItem& item, int pass,
-                        int warp, int lane) {
+  __device__ void store(Sums& acc, int tiles, const StreamItem& item, int pass, int warp,
+                        int lane) {
+#pragma unroll
+    for (int step = kChains / 2; step > 0; step /= 2) {  // one tile's
+#pragma unroll
+      for (int c = 0; c < step; ++c) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) acc[c][i] += acc[c + step][i];
+      }
+    }
     if constexpr (kSplit == 1) {
 #pragma unroll
       for (int j = 0; j < kTiles; ++j) {
