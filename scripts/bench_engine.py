@@ -127,7 +127,8 @@ def _print_pictures(
     core: EngineCore, model: Model, config: ModelConfig, ceilings: limits.Ceilings
 ) -> None:
     print("\n| picture | patches | ViT + resampler ms | limit | share | ", end="")
-    print(f"tokens | arrival ms | first token ms | limit | share |\n|{'---|' * 10}")
+    print("tokens | experts of text, vision | arrival ms | first token ms | limit | share |")
+    print(f"|{'---|' * 11}")
     for name, grid in pictures.PICTURES.items():
         num_patches = grid[1] * grid[2]
         num_tokens = pictures.num_prompt_tokens(config, grid)
@@ -135,11 +136,14 @@ def _print_pictures(
         encoder = pictures.encoder_seconds(model, config, grid)
         got = pictures.prompt_figures(core, config, grid)
         limit = limits.vision_seconds(config, num_patches, ceilings)
-        whole = limit + limits.prefill_seconds(config, num_tokens, ceilings, num_vision)
+        whole = limit + limits.prefill_seconds(
+            config, num_tokens, ceilings, num_vision, got.distinct
+        )
+        experts = "" if got.distinct is None else "{:.1f}, {:.1f}".format(*got.distinct)
         print(
             f"| {name} | {num_patches} | {encoder * 1e3:.1f} | {limit * 1e3:.1f} | "
-            f"{limit / encoder:.0%} | {num_tokens} | {got.arrival_s * 1e3:.1f} | "
-            f"{got.first_token_s * 1e3:.1f} | {whole * 1e3:.1f} | "
+            f"{limit / encoder:.0%} | {num_tokens} | {experts} | "
+            f"{got.arrival_s * 1e3:.1f} | {got.first_token_s * 1e3:.1f} | {whole * 1e3:.1f} | "
             f"{whole / got.first_token_s:.0%} |",
             flush=True,
         )

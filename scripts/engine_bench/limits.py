@@ -34,12 +34,17 @@ def decode_seconds(config: ModelConfig, batch: int, context: int, ceilings: Ceil
 
 
 def prefill_seconds(
-    config: ModelConfig, num_tokens: int, ceilings: Ceilings, num_vision_tokens: int = 0
+    config: ModelConfig,
+    num_tokens: int,
+    ceilings: Ceilings,
+    num_vision_tokens: int = 0,
+    distinct: tuple[float, float] | None = None,
 ) -> float:
-    """One prompt alone, in one chunk; `num_vision_tokens` of it take the experts for vision."""
+    """One prompt alone, in one chunk; `num_vision_tokens` of it take the experts for vision.
+    `distinct`: how many routed experts of text and of vision a layer reads, where that is known."""
     pairs = num_tokens * (num_tokens + 1) / 2
     return _pass_seconds(
-        config, num_tokens, 1, pairs, 2.0 * num_tokens, ceilings, num_vision_tokens
+        config, num_tokens, 1, pairs, 2.0 * num_tokens, ceilings, num_vision_tokens, distinct
     )
 
 
@@ -66,6 +71,7 @@ def _pass_seconds(
     kv_tokens: float,
     ceilings: Ceilings,
     num_vision_tokens: int = 0,
+    distinct: tuple[float, float] | None = None,
 ) -> float:
     hidden, layers = config.hidden_size, config.num_layers
     queries, keys = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
@@ -84,20 +90,25 @@ def _pass_seconds(
         of_groups = (num_tokens - num_vision_tokens, num_vision_tokens)
         for group, tokens in enumerate(of_groups):
             if tokens:
-                routed = _routed_seconds(moe, group, hidden, tokens, ceilings)
+                read = distinct[group] if distinct else _balanced(moe, group, tokens)
+                routed = _routed_seconds(moe, group, hidden, tokens, read, ceilings)
                 seconds += num_sparse * routed
     kv_bytes = kv_tokens * layers * 2 * keys * 2
     return seconds + ceilings.seconds(kv_bytes, 4.0 * score_pairs * layers * queries)
 
 
+def _balanced(moe: MoeConfig, group: int, num_tokens: int) -> float:
+    """Distinct experts that these tokens choose when each is as likely as any other."""
+    count = moe.num_experts[group]
+    return count * (1.0 - (1.0 - moe.top_k / count) ** num_tokens)
+
+
 def _routed_seconds(
-    moe: MoeConfig, group: int, hidden: int, num_tokens: int, ceilings: Ceilings
+    moe: MoeConfig, group: int, hidden: int, num_tokens: int, distinct: float, ceilings: Ceilings
 ) -> float:
     """A layer's router and routed experts of one group: 0 of text, 1 of vision."""
     expert = 3 * hidden * moe.intermediate_size[group]
-    count = moe.num_experts[group]
-    distinct = count * (1.0 - (1.0 - moe.top_k / count) ** num_tokens)
-    router = count * hidden
+    router = moe.num_experts[group] * hidden
     return ceilings.seconds(
         2.0 * distinct * expert, 2.0 * moe.top_k * expert * num_tokens
     ) + ceilings.seconds(4.0 * router, 2.0 * router * num_tokens / _FP32_SHARE)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-import kernels
 from backend.engine.core import EngineCore
 from backend.ops.cuda_step import are_long
 from backend.request import SamplingParams
 from backend.wire import EngineRequest
+from scripts.engine_bench.routing import mean_distinct, recorded_layers
 
 
 @dataclass(frozen=True)
@@ -126,24 +125,10 @@ def _replayed_ms(core: EngineCore, batch: int, is_long: bool, repeats: int = 20)
 
 
 def _routing(core: EngineCore, batch: int, is_long: bool) -> tuple[float | None, float | None]:
-    offsets = []
-    original = kernels.moe_route
-
-    def route(*arguments: Any, **keywords: Any) -> Any:
-        result = original(*arguments, **keywords)
-        offsets.append((result.offsets, arguments[1].shape[0]))
-        return result
-
     graphs = core._runner._graphs
-    kernels.moe_route = route
-    try:
+    with recorded_layers() as layers:
         graphs.run(graphs.size_for(batch), is_long)
-    finally:
-        kernels.moe_route = original
-    if not offsets:
+    if not layers:
         return None, None
-    counts = [np.diff(starts.numpy())[:experts] for starts, experts in offsets]
-    return (
-        float(np.mean([(count > 0).sum() for count in counts])),
-        float(np.mean([count.max() for count in counts])),
-    )
+    largest = float(np.mean([layer.counts()[0].max() for layer in layers]))
+    return mean_distinct(layers)[0], largest

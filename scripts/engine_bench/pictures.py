@@ -19,6 +19,7 @@ from backend.media.positions import rotary_positions
 from backend.models import Model
 from backend.request import SamplingParams
 from backend.wire import EngineRequest, MediaSpan
+from scripts.engine_bench.routing import mean_distinct, recorded_layers
 
 PICTURES = {"448x448": (1, 32, 32), "868x1120": (1, 62, 80), "3584x3584": (1, 256, 256)}
 """Grids of patches by the size in pixels."""
@@ -42,10 +43,13 @@ class PicturePrompt:
 @dataclass(frozen=True)
 class PromptFigures:
     """Medians: `arrival_s` of what the engine does before it has the request (it hashes the
-    pixels), `first_token_s` from the same moment to the first token."""
+    pixels), `first_token_s` from the same moment to the first token. `distinct`: routed experts of
+    text and of vision with a token, means over a step's layers (None without experts); tokens of a
+    random picture are much alike, so these are fewer than of balanced routing."""
 
     arrival_s: float
     first_token_s: float
+    distinct: tuple[float, float] | None
 
 
 def num_vision_tokens(config: ModelConfig, grid: Grid) -> int:
@@ -91,31 +95,41 @@ def encoder_seconds(model: Model, config: ModelConfig, grid: Grid, repeats: int 
 def prompt_figures(
     core: EngineCore, config: ModelConfig, grid: Grid, repeats: int = 3
 ) -> PromptFigures:
-    """A prompt with one picture at an idle engine; one run before is not counted.
-
-    Raises RuntimeError when the engine answers with an error.
+    """A prompt with one picture at an idle engine; one run before, which tells the routing, is not
+    counted. Raises RuntimeError when the engine answers with an error.
     """
-    arrivals, first_tokens = [], []
-    for repeat in range(1 + repeats):
-        prompt = picture_prompt(config, grid, seed=repeat)
-        request = EngineRequest(
-            stream_key=f"picture-{grid}-{repeat}",
-            request_id=str(repeat),
-            sampling=SamplingParams(temperature=1.0, max_tokens=1, ignore_eos=True, seed=repeat),
-            media=(prompt.span,),
-        )
-        began = time.perf_counter()
-        core.add(request, prompt.ids, prompt.positions, prompt.pixels)
-        arrivals.append(time.perf_counter() - began)
-        outputs = []
-        while core.has_work() and not outputs:
-            outputs = core.step()
-        first_tokens.append(time.perf_counter() - began)
-        if outputs[0].error is not None:
-            raise RuntimeError(f"a picture of {grid} patches: {outputs[0].error.message}")
-        while core.has_work():
-            core.step()
-    return PromptFigures(statistics.median(arrivals[1:]), statistics.median(first_tokens[1:]))
+    with recorded_layers() as layers:
+        _run_prompt(core, config, grid, 0)
+    layers = [layer for layer in layers if layer.has_vision]
+    distinct = mean_distinct(layers) if layers else None
+    runs = [_run_prompt(core, config, grid, 1 + repeat) for repeat in range(repeats)]
+    arrivals, first_tokens = zip(*runs, strict=True)
+    return PromptFigures(statistics.median(arrivals), statistics.median(first_tokens), distinct)
+
+
+def _run_prompt(
+    core: EngineCore, config: ModelConfig, grid: Grid, seed: int
+) -> tuple[float, float]:
+    """Seconds until the engine has the request, and until the first token."""
+    prompt = picture_prompt(config, grid, seed)
+    request = EngineRequest(
+        stream_key=f"picture-{grid}-{seed}",
+        request_id=str(seed),
+        sampling=SamplingParams(temperature=1.0, max_tokens=1, ignore_eos=True, seed=seed),
+        media=(prompt.span,),
+    )
+    began = time.perf_counter()
+    core.add(request, prompt.ids, prompt.positions, prompt.pixels)
+    arrived = time.perf_counter()
+    outputs = []
+    while core.has_work() and not outputs:
+        outputs = core.step()
+    answered = time.perf_counter()
+    if outputs[0].error is not None:
+        raise RuntimeError(f"a picture of {grid} patches: {outputs[0].error.message}")
+    while core.has_work():
+        core.step()
+    return arrived - began, answered - began
 
 
 def _vision(config: ModelConfig) -> VisionConfig:

@@ -24,3 +24,11 @@ def test_a_few_tokens_of_both_kinds_read_both_kinds_of_experts():
     alone = limits.prefill_seconds(VL, 1, CEILINGS)
     expert_bytes, router_bytes = 2 * 6 * 3 * 2560 * 512, 4 * 64 * 2560
     assert both - alone == pytest.approx(27 * (expert_bytes + router_bytes) / 4e12, rel=2e-3)
+
+
+def test_experts_that_no_token_chose_are_not_read():
+    balanced = limits.prefill_seconds(VL, 290, CEILINGS, num_vision_tokens=258)
+    known = limits.prefill_seconds(VL, 290, CEILINGS, num_vision_tokens=258, distinct=(10.0, 20.0))
+    chosen = 64 * (1 - (58 / 64) ** 32)
+    not_read = (chosen - 10) * 1536 + (64 - 20) * 512
+    assert balanced - known == pytest.approx(27 * 2 * 3 * 2560 * not_read / 4e12, rel=1e-3)

@@ -12,7 +12,7 @@ from backend.engine.loading import load_model
 from backend.ops import cuda_ops
 from backend.runner import device_runner as device_runner_module
 from scripts.bench_engine import engine_settings
-from scripts.engine_bench import pictures
+from scripts.engine_bench import pictures, routing
 from scripts.engine_bench.shapes import SHAPES
 from scripts.tiny_checkpoint.command import make_tiny_checkpoint
 from tests.unit.ops import numpy_kernels
@@ -30,15 +30,17 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def bench(folder, monkeypatch):
-    """An idle engine whose steps are smaller than a picture, its model and their configuration."""
+    """An idle engine, its model and their configuration. A step has room for all of a prompt but
+    its last token."""
     monkeypatch.setattr(cuda_ops, "kernels", numpy_kernels)
     monkeypatch.setattr(device_runner_module, "kernels", numpy_kernels)
+    monkeypatch.setattr(routing, "kernels", numpy_kernels)
     settings = EngineSettings(
         folder,
         executor="cuda",
         device="gpu:0",
         max_num_seqs=1,
-        max_num_batched_tokens=16,
+        max_num_batched_tokens=57,
         num_kv_blocks=16,
         max_model_len=64,
         block_size=8,
@@ -67,6 +69,23 @@ def test_every_run_encodes_a_picture_of_its_own_and_samples_one_token(bench):
     assert stats["prompt_tokens_total"] == 3 * pictures.num_prompt_tokens(config, GRID)
     assert not core.has_work()
     core.check_integrity()
+
+
+def test_the_experts_that_a_prompt_reads_are_told(bench, monkeypatch):
+    """Two of eight for text and two for vision, when biases say so for all tokens alike, in the step
+    that has tokens of the picture."""
+    core, _, config = bench
+    route = numpy_kernels.moe_route
+
+    def biased(x, gate, bias, *arguments, **keywords):
+        bias.array[2:4] = 100
+        if keywords["vision_bias"] is not None:
+            keywords["vision_bias"].array[5:7] = 100
+        return route(x, gate, bias, *arguments, **keywords)
+
+    monkeypatch.setattr(numpy_kernels, "moe_route", biased)
+    assert pictures.prompt_figures(core, config, GRID, repeats=1).distinct == (2.0, 2.0)
+    assert numpy_kernels.moe_route is biased
 
 
 def test_a_prompt_is_text_around_the_picture(bench):
