@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def bench(folder, monkeypatch):
     """An idle engine, its model and their configuration. A step has room for all of a prompt but
-    its last token."""
+    its last three tokens."""
     monkeypatch.setattr(cuda_ops, "kernels", numpy_kernels)
     monkeypatch.setattr(device_runner_module, "kernels", numpy_kernels)
     monkeypatch.setattr(routing, "kernels", numpy_kernels)
@@ -40,7 +40,7 @@ def bench(folder, monkeypatch):
         executor="cuda",
         device="gpu:0",
         max_num_seqs=1,
-        max_num_batched_tokens=57,
+        max_num_batched_tokens=55,
         num_kv_blocks=16,
         max_model_len=64,
         block_size=8,
@@ -72,7 +72,7 @@ def test_every_run_encodes_a_picture_of_its_own_and_samples_one_token(bench):
 
 
 def test_the_experts_that_a_prompt_reads_are_told(bench, monkeypatch):
-    """Two of eight for text and two for vision, when biases say so for all tokens alike, in the step
+    """Two of eight for text and two for vision, when biases say so for all tokens alike, in a step
     that has tokens of the picture."""
     core, _, config = bench
     route = numpy_kernels.moe_route
