@@ -23,7 +23,8 @@ ROW = np.dtype(
         ("seat", "<i4"),  # -1: none
         ("num_top", "<i4"),  # -1: no log-probabilities
         ("key", "<u8", (2,)),
-        ("position", "<i8"),  # negative: a padding row
+        ("position", "<i4"),  # negative: a padding row
+        ("place", "<i4"),  # of the result, where `sample` is given `results`; -1: nowhere
     ]
 )
 
@@ -40,8 +41,10 @@ RESULT = np.dtype(
 
 
 class Status(enum.IntEnum):
-    """`status` of a result: 0, the logits are not finite, or nothing that is allowed is left."""
+    """`status` of a result: 0, the logits are not finite, or nothing that is allowed is left.
+    MISSING is for the host to write where the device has not written yet."""
 
+    MISSING = -1
     OK = 0
     NOT_FINITE = 1
     NONE_LEFT = 2
@@ -56,6 +59,7 @@ def padding_rows(count: int) -> NDArray[Any]:
     rows["seat"] = -1
     rows["num_top"] = -1
     rows["position"] = -1
+    rows["place"] = -1
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,12 +18,6 @@ from backend.runner.device_sampler import DeviceSampler
 BUCKETS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256)
 """Batch sizes that are recorded; a batch runs as the next larger one. Those whose contexts can be
 long (see are_long) are recorded once more for that."""
-
-
-@dataclass(frozen=True)
-class _Recorded:
-    graph: Any
-    results: Any
 
 
 class DecodeGraphs:
@@ -60,7 +53,7 @@ class DecodeGraphs:
         self.sizes = (*(size for size in BUCKETS if size < max_rows), max_rows)
         self._tables = self._context.zeros((max_rows * max_blocks,), kernels.i32)
         self._inputs = {size: DecodeInputs(kernels, self._context, size) for size in self.sizes}
-        self._recorded: dict[tuple[int, bool], _Recorded] = {}
+        self._recorded: dict[tuple[int, bool], Any] = {}
 
     def size_for(self, num_rows: int) -> int | None:
         """The smallest recorded batch that holds `num_rows`; None beyond the largest."""
@@ -80,8 +73,8 @@ class DecodeGraphs:
             self._context.synchronize()
             graph = self._context.capture(shared)
             with graph:
-                results = self.run(*kind)
-            self._recorded[kind] = _Recorded(graph, results)
+                self.run(*kind)
+            self._recorded[kind] = graph
             shared = shared or graph
 
     def launch(
@@ -90,8 +83,8 @@ class DecodeGraphs:
         rows: FilledRows,
         token_ids: NDArray[np.int32],
         settings: NDArray[np.uint8],
-    ) -> Any:
-        """Fill the arrays and launch: the sampler's results, valid until the next launch.
+    ) -> None:
+        """Fill the arrays and launch.
 
         token_ids int32 [size]: see CudaStep. settings uint8 [size, 64]: what the sampler prepared.
         """
@@ -105,11 +98,9 @@ class DecodeGraphs:
             context_lens=rows.context_lens,
             token_ids=token_ids,
         )
-        recorded = self._recorded[size, are_long(rows.context_lens[: len(rows.requests)])]
-        recorded.graph.launch()
-        return recorded.results
+        self._recorded[size, are_long(rows.context_lens[: len(rows.requests)])].launch()
 
-    def run(self, size: int, has_long_contexts: bool) -> Any:
+    def run(self, size: int, has_long_contexts: bool) -> None:
         """What is recorded, launched kernel by kernel."""
         inputs = self._inputs[size]
         step = CudaStep(
@@ -125,4 +116,4 @@ class DecodeGraphs:
             num_logit_rows=size,
             has_long_contexts=has_long_contexts,
         )
-        return self._sampler.run(self._model.run(step, self._kv_cache), inputs.settings)
+        self._sampler.run(self._model.run(step, self._kv_cache), inputs.settings)

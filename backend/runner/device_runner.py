@@ -113,9 +113,9 @@ class DeviceRunner(ModelRunner):
         token_ids[len(chunks) :] = token_ids[0]
         states = [request.sampling for request in rows.requests]
         prepared = self._device_sampler.prepare(states, seats, size)
-        results = self._graphs.launch(size, rows, token_ids, prepared.settings)
+        self._graphs.launch(size, rows, token_ids, prepared.settings)
         order = {request: row for row, request in enumerate(rows.requests)}
-        sampled = self._device_sampler.read_back(prepared, results)
+        sampled = self._device_sampler.read_back(prepared)
         return _OnDevice(sampled, [order[chunk.request] for chunk in chunks])
 
     def _submit_mixed(self, chunks: Sequence[Chunk]) -> Computation:
@@ -145,8 +145,8 @@ class DeviceRunner(ModelRunner):
         seats = self._seats.take(chunk.request for chunk in chunks)
         states = [chunk.request.sampling for chunk in chunks]
         prepared = sampler.prepare(states, seats, len(chunks))
-        results = sampler.run(logits, self._context.upload(prepared.settings))
-        return sampler.read_back(prepared, results)
+        sampler.run(logits, self._context.upload(prepared.settings))
+        return sampler.read_back(prepared)
 
     def _forward_on_device(self, chunks: list[Chunk], parts: list[Any]) -> Any:
         """Logits of the chunks that are last; tokens that are pending come from their seats."""

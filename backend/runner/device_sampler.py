@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backend.errors import ErnieError, InternalError
+from backend.runner.result_places import PlacedResults, ResultPlaces
 from backend.sampler import SampledToken, SamplingState
 from backend.sampler.penalties import banned_ids
 from backend.sampler.sampler import none_left, not_finite
 from backend.wire import TokenLogprob
-from kernels.sampling import MAX_TOP_LOGPROBS, Status, padding_rows, results_of, row_bytes
+from kernels.sampling import MAX_TOP_LOGPROBS, Status, padding_rows, row_bytes
 
 MAX_BIASES = 2**16
 """Biases and bans of all rows of a step."""
@@ -38,7 +39,6 @@ class DeviceSampler:
         num_token_ids: int,
     ) -> None:
         self._kernels = kernels
-        self._context = context
         self._latest = latest
         self._num_token_ids = num_token_ids
         self._num_words = -(-vocab_size // 32)
@@ -50,6 +50,7 @@ class DeviceSampler:
         self._bias_values = zeros((MAX_BIASES,), kernels.f32)
         self._counts = zeros((num_seats, vocab_size), kernels.u16)
         self._prompt_seen = zeros((num_seats, self._num_words), kernels.i32)
+        self._results = ResultPlaces(kernels, context, max_rows)
         self._penalized: dict[int, SamplingState] = {}
         self._has_biases = False
 
@@ -73,12 +74,14 @@ class DeviceSampler:
         for row, state in enumerate(states):
             errors.append(self._constrain(rows, row, state))
         self._upload_biases(biases, size)
-        return PreparedRows(tuple(states), tuple(errors), row_bytes(rows))
+        placed = self._results.take(len(states))
+        rows["place"][: len(states)] = placed.places
+        return PreparedRows(tuple(states), tuple(errors), row_bytes(rows), placed)
 
-    def run(self, logits: Any, settings: Any) -> Any:
-        """Results int32 [R, 44] of float32 logits [R, V]; settings uint8 [R, 64] on the device."""
+    def run(self, logits: Any, settings: Any) -> None:
+        """Sample float32 logits [R, V] by settings uint8 [R, 64], both on the device."""
         size = logits.shape[0]
-        return self._kernels.sample(
+        self._kernels.sample(
             logits,
             settings,
             num_valid=self._num_token_ids,
@@ -89,12 +92,13 @@ class DeviceSampler:
             counts=self._counts,
             prompt_seen=self._prompt_seen,
             latest=self._latest,
+            results=self._results.tensor,
         )
 
-    def read_back(self, prepared: PreparedRows, results: Any) -> SampledRows:
-        """The results on their way to the host."""
-        later = self._context.read_later(results)
-        return SampledRows(prepared.states, prepared.errors, later, self._forget)
+    def read_back(self, prepared: PreparedRows) -> SampledRows:
+        """The results of what was just launched, which come to the host by themselves."""
+        prepared.placed.launched()
+        return SampledRows(prepared.states, prepared.errors, prepared.placed, self._forget)
 
     def _fill(
         self, rows: NDArray[Any], row: int, state: SamplingState, seat: int
@@ -194,12 +198,14 @@ _NO_BIASES = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
 class PreparedRows:
     """Rows for the first of which there are states; the rest is padding.
 
-    errors: why a row cannot be sampled, where that is so; settings uint8 [R, 64].
+    errors: why a row cannot be sampled, where that is so; settings uint8 [R, 64]; placed: where
+    the results go.
     """
 
     states: Sequence[SamplingState]
     errors: Sequence[ErnieError | None]
     settings: NDArray[np.uint8]
+    placed: PlacedResults
 
 
 @dataclass(frozen=True)
@@ -210,12 +216,12 @@ class SampledRows:
 
     states: Sequence[SamplingState]
     errors: Sequence[ErnieError | None]
-    later: Any
+    placed: PlacedResults
     on_replaced: Callable[[SamplingState], None]
 
     def tokens(self) -> list[SampledToken | ErnieError]:
         """Wait for them."""
-        results = results_of(self.later.numpy())
+        results = self.placed.read()
         columns = zip(
             self.states,
             self.errors,
@@ -240,6 +246,8 @@ def _token(
         return not_finite(state)
     if status == Status.NONE_LEFT:
         return none_left(state)
+    if status != Status.OK:
+        return InternalError(f"the device left status {status} for a token of this request")
     sampled_id = token_id
     if state.control is not None:
         token_id = state.control.admit(token_id)

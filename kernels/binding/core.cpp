@@ -136,11 +136,23 @@ py::array numpy_of(const Readback& readback) {
   return array;
 }
 
+// The tensor for kernels and the array that shares its memory, for as long as either is in use.
+py::tuple host_array(const ContextPtr& context, std::vector<int64_t> shape, DType dtype) {
+  if (dtype == DType::kBF16) ernie::fail("host_array: NumPy has no bf16; take u16 for its bits");
+  const Tensor tensor = ernie::host_tensor(context, std::move(shape), dtype);
+  using Owner = std::shared_ptr<ernie::Storage>;
+  const py::capsule owner(new Owner(tensor.storage()),
+                          [](void* pointer) { delete static_cast<Owner*>(pointer); });
+  return py::make_tuple(
+      tensor, py::array(py::dtype(numpy_name(dtype)), tensor.shape(), tensor.data(), owner));
+}
+
 class Event {
  public:
-  explicit Event(ContextPtr context) : context_(std::move(context)) {
+  Event(ContextPtr context, bool sleeps) : context_(std::move(context)) {
     context_->activate();
-    ERNIE_CUDA(cudaEventCreate(&event_));
+    const unsigned flags = cudaEventBlockingSync | cudaEventDisableTiming;
+    ERNIE_CUDA(cudaEventCreateWithFlags(&event_, sleeps ? flags : cudaEventDefault));
   }
   ~Event() { cudaEventDestroy(event_); }
   Event(const Event&) = delete;
@@ -252,7 +264,12 @@ void bind_context(py::module_& module) {
            "floats are rounded to nearest even and uint16 values are taken as bits.")
       .def("read_later", [](const ContextPtr&, const Tensor& t) { return std::make_unique<Readback>(t); },
            py::arg("tensor"), "Queue a copy to the host and return at once.")
-      .def("event", [](const ContextPtr& c) { return std::make_unique<Event>(c); })
+      .def("host_array", &host_array, py::arg("shape"), py::arg("dtype"),
+           "Zeroed memory of the host that kernels reach too: (tensor, array). The array has what a\n"
+           "kernel wrote when an event recorded behind that kernel was reached.")
+      .def("event", [](const ContextPtr& c, bool sleeps) { return std::make_unique<Event>(c, sleeps); },
+           py::arg("sleeps") = false,
+           "With sleeps=True `synchronize` leaves the core to others, and no time is kept.")
       .def("capture",
            [](const ContextPtr& c, const ernie::Graph* sharing) {
              return std::make_unique<ernie::Graph>(c, sharing);
@@ -266,7 +283,7 @@ void bind_lifecycle(py::module_& module) {
   py::class_<Readback>(module, "Readback", "A tensor's contents on their way to the host.")
       .def("ready", &Readback::is_ready)
       .def("numpy", &numpy_of, "Wait for the copy and return it; bf16 as float32.");
-  py::class_<Event>(module, "Event", "A point in the stream, with the time it was reached.")
+  py::class_<Event>(module, "Event", "A point in the stream, and when it was reached.")
       .def("record", &Event::record)
       .def("ready", &Event::is_ready)
       .def("synchronize", &Event::synchronize, py::call_guard<py::gil_scoped_release>())

@@ -233,7 +233,7 @@ void copy(const Tensor& target, const Tensor& source) {
   }
   if (target.nbytes() == 0) return;
   ERNIE_CUDA(cudaMemcpyAsync(target.data(), source.data(), target.nbytes(),
-                             cudaMemcpyDeviceToDevice, target.context().stream()));
+                             cudaMemcpyDefault, target.context().stream()));
 }
 
 Tensor transpose(const Tensor& x) {

@@ -51,7 +51,7 @@ __device__ Peaks peaks_of(Row<kCluster>& values, const SamplingRow& row, const M
 template <int kCluster>
 __device__ void draw(Row<kCluster>& values, const SamplingArguments& a, const SamplingRow& row,
                      int64_t index, const Weigher& weigh, const Floor& floor, uint64_t place,
-                     uint64_t before, uint64_t mine, float raw_max, float log_sum) {
+                     uint64_t before, uint64_t mine, const Reported& reported) {
   __syncwarp();
   const uint64_t upto = before + Row<kCluster>::scan_warp(mine);
   const unsigned holders = __ballot_sync(kAll, place < upto);
@@ -64,7 +64,7 @@ __device__ void draw(Row<kCluster>& values, const SamplingArguments& a, const Sa
     const uint64_t until = sum + Row<kCluster>::scan_warp(floor.keeps(x, id) ? weigh(x) : 0);
     const unsigned beyond = __ballot_sync(kAll, place < until);
     if (beyond != 0) {
-      if (lane == __ffs(static_cast<int>(beyond)) - 1) choose(a, row, index, id, raw_max, log_sum);
+      if (lane == __ffs(static_cast<int>(beyond)) - 1) choose(a, row, index, id, reported);
       return;
     }
     sum = __shfl_sync(kAll, until, 31);
@@ -77,10 +77,10 @@ __device__ void sample_row(Row<kCluster>& values, const SamplingArguments& a, co
                            int64_t index, uint64_t random, const Message* received,
                            float thread_highest, int bias_begin, int bias_end) {
   using Place = typename Row<kCluster>::Place;
-  SamplingResult& result = a.results[index];
-  const bool is_first = values.rank() == 0 && threadIdx.x == 0;
+  Reported reported;
   const auto give_up = [&](SamplingStatus status) {
-    if (is_first) result.status = static_cast<int32_t>(status);
+    if (values.rank() != 0 || threadIdx.x != 0) return;
+    write_result(result_of(a, row, index), 0, status, 0.f, reported.num_top);
   };
   const auto everything = [](float) { return true; };
   // Entries of what `floor` keeps, to one block; how many there are.
@@ -100,7 +100,7 @@ __device__ void sample_row(Row<kCluster>& values, const SamplingArguments& a, co
   if (raw_highest > kHighestKey || raw_highest < kLowestKey) {
     return give_up(SamplingStatus::kNotFinite);
   }
-  const float raw_max = value_of(raw_highest);
+  const float raw_max = reported.raw_max = value_of(raw_highest);
   const Floor finite{value_of(kLowestKey), 0};
   const bool is_adjusted = has_penalty(row) || bias_end > bias_begin;
   const bool is_masked = row.mask_row >= 0 && row.mask_row < a.num_masks;
@@ -110,20 +110,20 @@ __device__ void sample_row(Row<kCluster>& values, const SamplingArguments& a, co
   if (!is_adjusted && !is_masked) {
     peaks = peaks_of(values, row, received, raw_highest, thread_highest);
   }
-  float log_sum = 0.f;
   if (row.num_top >= 0) {
     const Weigher weigh{raw_max, kLog2E};
     const uint64_t mass = Row<kCluster>::sum_of_warp(thread_mass(values, weigh));
     Place masses;
     int count = gather(0, Floor{least_top, 0}, thread_highest, mass, masses);
-    log_sum = static_cast<float>((log2(static_cast<double>(masses.total)) - 44.0) * kLn2);
+    reported.log_sum = static_cast<float>((log2(static_cast<double>(masses.total)) - 44.0) * kLn2);
     if (count > kGathered) {
       const Floor floor = floor_of(values.find_cut(false, weigh, thread_highest, raw_max - 32.f,
                                                    finite, static_cast<uint64_t>(wanted)));
       count = gather(0, floor, thread_highest, 0, masses);
     }
+    reported.num_top = min(count, wanted);
     if (values.rank() == 0 && wanted > 0) {
-      report_top(values, result, count, wanted, raw_max, log_sum);
+      report_top(values, result_of(a, row, index), count, wanted, raw_max, reported.log_sum);
     }
   }
 
@@ -161,7 +161,7 @@ __device__ void sample_row(Row<kCluster>& values, const SamplingArguments& a, co
     if (static_cast<int>(threadIdx.x) % 32 != __ffs(static_cast<int>(holders)) - 1) return;
     int i = 0;
     while (values[values.run_begin() + i] != top) ++i;
-    return choose(a, row, index, values.id_of(i), raw_max, log_sum);
+    return choose(a, row, index, values.id_of(i), reported);
   }
 
   const float temperature = fmaxf(row.temperature, 1e-20f);
@@ -246,14 +246,14 @@ __device__ void sample_row(Row<kCluster>& values, const SamplingArguments& a, co
   }
   if (count <= kGathered) {
     if (values.rank() == finisher) {
-      finish(values, a, row, index, weigh, least, count, masses.total, random, raw_max, log_sum);
+      finish(values, a, row, index, weigh, least, count, masses.total, random, reported);
     }
     return;
   }
   const uint64_t place = place_of(random, masses.total);
   const uint64_t until = masses.before + Row<kCluster>::sum_of_warp(mine);
   if (place < masses.before || place >= until) return;
-  draw(values, a, row, index, weigh, floor, place, masses.before, mine, raw_max, log_sum);
+  draw(values, a, row, index, weigh, floor, place, masses.before, mine, reported);
 }
 
 #if defined(ERNIE_HOPPER)
@@ -350,13 +350,6 @@ __global__ void __launch_bounds__(kSamplingThreads, kCluster > 1 ? 2 : 1)
       load(values, a, index, buffer_values);
     }
     const SamplingRow& row = rows[slot];
-    if (values.rank() == 0 && threadIdx.x == 0) {
-      SamplingResult& result = a.results[index];
-      result.token = 0;
-      result.status = static_cast<int32_t>(SamplingStatus::kOk);
-      result.logprob = 0.f;
-      result.num_top = 0;
-    }
     float highest = -INFINITY;
     values.each([&](int, float x) { highest = max_or_nan(highest, x); });
     const uint64_t packed = pack_highest(highest, highest);
@@ -366,7 +359,12 @@ __global__ void __launch_bounds__(kSamplingThreads, kCluster > 1 ? 2 : 1)
     if (step % 32 == 0) __syncthreads();  // the random numbers
     // All have come here, hence all have left the row before, whose place is free now.
     if (a.by_copies && step > 0) order(index + num_workers, slot ^ 1);
-    if (row.position < 0) continue;
+    if (row.position < 0) {
+      if (values.rank() == 0 && threadIdx.x == 0) {
+        write_result(result_of(a, row, index), 0, SamplingStatus::kOk, 0.f, 0);
+      }
+      continue;
+    }
     sample_row(values, a, row, index, shared.random[step / 32 % 2][step % 32], received, highest,
                bias_begin, bias_end);
   }
@@ -437,7 +435,7 @@ T* pointer_or_null(const Tensor& tensor) {
 }  // namespace
 
 Tensor sample(const Tensor& logits, const Tensor& rows, const SamplingTables& tables,
-              int64_t num_valid, bool spread) {
+              int64_t num_valid, bool spread, const Tensor& places) {
   const bool is_bf16 = logits.defined() && logits.dtype() == DType::kBF16;
   expect(logits, "logits", is_bf16 ? DType::kBF16 : DType::kF32, {-1, -1});
   const int64_t count = logits.size(0), vocabulary = logits.size(1);
@@ -448,8 +446,10 @@ Tensor sample(const Tensor& logits, const Tensor& rows, const SamplingTables& ta
   }
   check_tables(tables, logits);
   Context& context = logits.context();
-  Tensor results =
-      context.empty({count, static_cast<int64_t>(sizeof(SamplingResult) / 4)}, DType::kI32);
+  constexpr int64_t kResultWords = sizeof(SamplingResult) / 4;
+  if (places.defined()) expect(places, "results", DType::kI32, {-1, kResultWords}, logits);
+  const Tensor results =
+      places.defined() ? places : context.empty({count, kResultWords}, DType::kI32);
   if (count == 0) return results;
 
   SamplingArguments a{};
@@ -469,6 +469,7 @@ Tensor sample(const Tensor& logits, const Tensor& rows, const SamplingTables& ta
   a.logits = logits.data();
   a.rows = rows.ptr<SamplingRow>();
   a.results = results.ptr<SamplingResult>();
+  a.num_places = places.defined() ? static_cast<int>(places.size(0)) : -1;
   a.mask = pointer_or_null<int32_t>(tables.mask);
   a.bias_offsets = pointer_or_null<int32_t>(tables.bias_offsets);
   a.bias_ids = pointer_or_null<int32_t>(tables.bias_ids);

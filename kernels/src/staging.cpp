@@ -79,7 +79,7 @@ void StagingRing::upload(void* device, size_t bytes, size_t piece_multiple,
     char* target = reserve(room);
     fill(target, offset, count);
     ERNIE_CUDA(cudaMemcpyAsync(static_cast<char*>(device) + offset, target, count,
-                               cudaMemcpyHostToDevice, context_.stream()));
+                               cudaMemcpyDefault, context_.stream()));
     cudaEvent_t done;
     if (idle_events_.empty()) {
       ERNIE_CUDA(cudaEventCreateWithFlags(&done, cudaEventDisableTiming));
@@ -101,6 +101,25 @@ void StagingRing::upload(void* device, const void* host, size_t bytes) {
   });
 }
 
+Tensor host_tensor(const std::shared_ptr<Context>& context, std::vector<int64_t> shape,
+                   DType dtype) {
+  refuse_while_capturing(*context, "host_array");
+  context->activate();
+  size_t bytes = size_of(dtype);
+  for (const int64_t extent : shape) {
+    if (extent < 0) fail("host_array: extent " + std::to_string(extent) + " is negative");
+    bytes *= static_cast<size_t>(extent);
+  }
+  void* host = nullptr;
+  ERNIE_CUDA(cudaHostAlloc(&host, std::max(bytes, size_t{1}), cudaHostAllocMapped));
+  auto storage = std::make_shared<Storage>(context, host, [host] { cudaFreeHost(host); });
+  void* address = nullptr;
+  ERNIE_CUDA(cudaHostGetDevicePointer(&address, host, 0));
+  if (address != host) fail("host_array: the device has another address for the host's memory");
+  std::memset(host, 0, bytes);
+  return Tensor(std::move(storage), dtype, std::move(shape));
+}
+
 Readback::Readback(const Tensor& tensor)
     : context_(tensor.defined() ? tensor.storage()->context() : nullptr),
       dtype_(tensor.dtype()),
@@ -115,7 +134,7 @@ Readback::Readback(const Tensor& tensor)
   host_ = buffers.take(bytes_);
   done_ = buffers.take_event();
   if (bytes_ > 0) {
-    ERNIE_CUDA(cudaMemcpyAsync(host_, tensor.data(), bytes_, cudaMemcpyDeviceToHost,
+    ERNIE_CUDA(cudaMemcpyAsync(host_, tensor.data(), bytes_, cudaMemcpyDefault,
                                context_->stream()));
   }
   ERNIE_CUDA(cudaEventRecord(done_, context_->stream()));

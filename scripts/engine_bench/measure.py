@@ -111,7 +111,7 @@ def recorded(
 def _replayed_ms(core: EngineCore, batch: int, is_long: bool, repeats: int = 20) -> float:
     runner = core._runner
     graphs = runner._graphs
-    graph = graphs._recorded[graphs.size_for(batch), is_long].graph
+    graph = graphs._recorded[graphs.size_for(batch), is_long]
     context = runner._context
     times = []
     for _ in range(repeats):

@@ -80,6 +80,43 @@ def test_read_later_gives_the_contents_of_its_moment(ctx):
     np.testing.assert_array_equal(tensor.numpy(), 0)
 
 
+@pytest.mark.parametrize("dtype", ["i32", "u8", "f32", "i64"])
+def test_memory_of_the_host_is_a_tensor_and_an_array(ctx, dtype):
+    tensor, array = ctx.host_array([3, 8], getattr(kernels, dtype))
+    assert (array.shape, array.dtype) == ((3, 8), tensor.numpy().dtype)
+    assert array.ctypes.data == tensor.address and not array.any()
+    tensor.slice(1, 2).copy_from(np.full((1, 8), 5, array.dtype))
+    event = ctx.event(sleeps=True)
+    event.record()
+    event.synchronize()
+    assert event.ready()
+    assert array.tolist() == [[0] * 8, [5] * 8, [0] * 8]
+    array[2] = 9
+    np.testing.assert_array_equal(tensor.numpy(), array)
+    tensor.zero()
+    ctx.synchronize()
+    assert not array.any()
+
+
+def test_memory_of_the_host_lives_as_long_as_its_array(ctx):
+    array = ctx.host_array([1000], kernels.i32)[1]
+    others = [ctx.host_array([1000], kernels.i32)[1] for _ in range(20)]
+    array[:] = 3
+    assert not any(other.any() for other in others)
+    del others
+    assert array.sum() == 3000
+
+
+def test_memory_of_the_host_that_cannot_be_made_is_refused(ctx):
+    with pytest.raises(ValueError, match="NumPy has no bf16"):
+        ctx.host_array([4], kernels.bf16)
+    with pytest.raises(ValueError, match="extent -1 is negative"):
+        ctx.host_array([4, -1], kernels.i32)
+    with pytest.raises(ValueError, match="host_array: not possible while a graph is captured"):
+        with ctx.capture():
+            ctx.host_array([4], kernels.i32)
+
+
 def test_views_and_slices_share_memory(ctx):
     tensor = ctx.zeros([4, 6], kernels.f32)
     tensor.slice(1, 3).view([12]).copy_from(np.arange(12, dtype=np.float32))

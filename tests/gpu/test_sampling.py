@@ -425,6 +425,71 @@ def test_a_captured_call_reads_new_contents_and_feeds_the_next_step(ctx):
     np.testing.assert_array_equal(latest.numpy(), expected)
 
 
+@pytest.mark.parametrize("spread", [True, False])
+def test_results_go_to_their_places_in_the_hosts_memory(ctx, spread):
+    """Those of all kinds of rows; nothing else is touched."""
+    size, count = 103_424, 60
+    logits = np.stack([_logits(size, seed) for seed in range(count)])
+    logits[7, 5] = np.nan
+    rows = _rows(count, num_top=np.arange(count) % 22 - 1)
+    rows["temperature"][::3] = 0.0
+    rows["top_p"][1::3] = 0.9
+    rows["mask_row"][[11, 12]] = 0
+    rows["position"][50:] = -1
+    mask = _bits(np.zeros((1, size), bool))
+    expected = _sample(ctx, logits, rows, mask=mask, spread=spread)
+    assert set(expected["status"].tolist()) == set(sampling.Status) - {sampling.Status.MISSING}
+    places = np.random.default_rng(1).permutation(100)[:count].astype(np.int32)
+    places[[20, 40, 55]] = [-1, 100, 2**31 - 1]
+    rows["place"] = places
+    tensor, words = ctx.host_array([100, 44], kernels.i32)
+    words[:] = 77
+    result = kernels.sample(
+        ctx.upload(logits),
+        ctx.upload(sampling.row_bytes(rows)),
+        mask=ctx.upload(mask),
+        spread=spread,
+        results=tensor,
+    )
+    assert result.address == tensor.address
+    ctx.synchronize()
+    has_place = (places >= 0) & (places < 100)
+    assert (np.delete(words, places[has_place], axis=0) == 77).all()
+    got = sampling.results_of(words)[places[has_place]]
+    expected = expected[has_place]
+    for name in ("token", "status", "logprob", "num_top"):
+        np.testing.assert_array_equal(got[name], expected[name])
+    for theirs, ours in zip(expected, got, strict=True):
+        num_top = theirs["num_top"]
+        for name in ("top_ids", "top_logprobs"):
+            np.testing.assert_array_equal(ours[name][:num_top], theirs[name][:num_top])
+
+
+def test_an_event_behind_a_step_tells_when_its_results_are_there(ctx):
+    """Steps take turns of two places; the next one is launched before a step's are read."""
+    size = 1712
+    logits = ctx.zeros([1, size], kernels.f32)
+    rows = ctx.upload(sampling.row_bytes(_rows(1, temperature=0.0)))
+    tensor, words = ctx.host_array([2, 44], kernels.i32)
+    with ctx.capture() as graph:
+        kernels.sample(logits, rows, results=tensor)
+    events = [ctx.event(sleeps=True) for _ in range(2)]
+    got = []
+    for step in range(300):
+        turn = step % 2
+        if step >= 2:
+            events[turn].synchronize()
+            got.append(int(words[turn, 0]))
+        words[turn] = -1
+        row = np.zeros((1, size), np.float32)
+        row[0, step + 5] = 1.0
+        logits.copy_from(row)
+        rows.copy_from(sampling.row_bytes(_rows(1, temperature=0.0, place=turn)))
+        graph.launch()
+        events[turn].record()
+    assert got == list(range(5, 303))
+
+
 def test_bad_arguments_are_named(ctx):
     logits = ctx.zeros([2, 64], kernels.f32)
     rows = ctx.upload(sampling.row_bytes(_rows(2)))
@@ -432,5 +497,7 @@ def test_bad_arguments_are_named(ctx):
         kernels.sample(logits, rows.slice(0, 1))
     with pytest.raises(ValueError, match=r"mask: expected i32 \[\*, 2\]"):
         kernels.sample(logits, rows, mask=ctx.zeros([1, 3], kernels.i32))
+    with pytest.raises(ValueError, match=r"results: expected i32 \[\*, 44\], found i32 \[2, 43\]"):
+        kernels.sample(logits, rows, results=ctx.zeros([2, 43], kernels.i32))
     with pytest.raises(ValueError, match="num_valid: 65 is not between 1 and the 64 columns"):
         kernels.sample(logits, rows, num_valid=65)

@@ -26,7 +26,8 @@ struct SamplingRow {
   int32_t seat;       // row of counts, prompt_seen and latest, -1: none
   int32_t num_top;    // most likely tokens to report, 0 … 20; -1: no log-probabilities at all
   uint64_t key[2];    // of the random stream
-  int64_t position;   // place in the answer = number in the stream; < 0: a padding row
+  int32_t position;   // place in the answer = number in the stream; < 0: a padding row
+  int32_t place;      // where among `results` the result goes, -1: nowhere
 };
 static_assert(sizeof(SamplingRow) == 64, "uploaded as bytes");
 
@@ -37,6 +38,7 @@ enum class SamplingStatus : int32_t {
 };
 
 // One row's result; 176 bytes, i32 [R, 44]. Token 0 where the status is not kOk, and in padding.
+// Every byte is written at most once, the first 16 together: it may be memory of the host.
 struct SamplingResult {
   int32_t token;
   int32_t status;
@@ -61,7 +63,9 @@ struct SamplingTables {
 // logits f32 or bf16 [R, V], rows u8 [R, 64] → i32 [R, 44]. Ids from num_valid on are padding of the
 // vocabulary and never chosen. counts changes only for rows that have a penalty. Without `spread`,
 // and before sm_90, a row is the work of one block instead of eight; the results are the same.
+// `results` i32 [P, 44] (may be undefined) are what is written to and returned: each row's result at
+// its `place`, which no other row may have, and what no row has as its place stays as it is.
 Tensor sample(const Tensor& logits, const Tensor& rows, const SamplingTables& tables,
-              int64_t num_valid, bool spread = true);
+              int64_t num_valid, bool spread = true, const Tensor& results = Tensor());
 
 }  // namespace ernie

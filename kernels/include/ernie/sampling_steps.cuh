@@ -14,6 +14,7 @@ struct SamplingArguments {
   const void* logits;
   const SamplingRow* rows;
   SamplingResult* results;
+  int num_places;  // of results; -1: row r's result is the r-th
   float* scratch;  // [R, padded row] where rows do not fit into shared memory
   const int32_t* mask;
   const int32_t* bias_offsets;
@@ -66,12 +67,36 @@ __device__ inline float raw_logit(const SamplingArguments& a, int64_t row, int64
                            : static_cast<const float*>(a.logits)[place];
 }
 
+// Null for a row whose result goes nowhere.
+__device__ inline SamplingResult* result_of(const SamplingArguments& a, const SamplingRow& row,
+                                            int64_t index) {
+  if (a.num_places < 0) return a.results + index;
+  return row.place >= 0 && row.place < a.num_places ? a.results + row.place : nullptr;
+}
+
+// All of a result but its most likely tokens, in one store.
+__device__ inline void write_result(SamplingResult* result, uint32_t token, SamplingStatus status,
+                                    float logprob, int num_top) {
+  if (result == nullptr) return;
+  *reinterpret_cast<int4*>(result) = make_int4(
+      static_cast<int>(token), static_cast<int>(status), __float_as_int(logprob), num_top);
+}
+
+// What is known of a row's log-probabilities when its token is chosen.
+struct Reported {
+  float raw_max = 0.f;
+  float log_sum = 0.f;
+  int num_top = 0;
+};
+
 // One thread of the cluster calls this.
-__device__ inline void choose(const SamplingArguments& a, const SamplingRow& row, int64_t index, uint32_t token,
-                       float raw_max, float log_sum) {
-  SamplingResult& result = a.results[index];
-  result.token = static_cast<int32_t>(token);
-  if (row.num_top >= 0) result.logprob = raw_logit(a, index, token) - raw_max - log_sum;
+__device__ inline void choose(const SamplingArguments& a, const SamplingRow& row, int64_t index,
+                              uint32_t token, const Reported& reported) {
+  float logprob = 0.f;
+  if (row.num_top >= 0) {
+    logprob = raw_logit(a, index, token) - reported.raw_max - reported.log_sum;
+  }
+  write_result(result_of(a, row, index), token, SamplingStatus::kOk, logprob, reported.num_top);
   if (row.seat < 0 || row.seat >= a.num_seats) return;
   if (a.latest != nullptr) a.latest[row.seat] = static_cast<int32_t>(token);
   if (a.counts != nullptr && has_penalty(row)) {
@@ -148,7 +173,7 @@ __device__ void adjust(Row<kCluster>& values, const SamplingRow& row, const Samp
 template <int kCluster>
 __device__ void finish(Row<kCluster>& values, const SamplingArguments& a, const SamplingRow& row,
                        int64_t index, const Weigher& weigh, float least, int count, uint64_t mass,
-                       uint64_t random, float raw_max, float log_sum) {
+                       uint64_t random, const Reported& reported) {
   RowShared<kCluster>& shared = values.shared();
   const int mine = static_cast<int>(threadIdx.x), warp = mine / 32;
   // Sums over the earlier ones of kGathered threads.
@@ -214,25 +239,24 @@ __device__ void finish(Row<kCluster>& values, const SamplingArguments& a, const 
   const uint64_t before = sum_before(is_kept ? weight : 0);  // lower ids, for those are in order
   const uint64_t place = place_of(random, shared.amount[1]);
   if (is_kept && before <= place && place < before + weight) {
-    choose(a, row, index, kAll - static_cast<uint32_t>(entry), raw_max, log_sum);
+    choose(a, row, index, kAll - static_cast<uint32_t>(entry), reported);
   }
 }
 
 // The most likely tokens by raw logits, sorted; they have been gathered.
 template <int kCluster>
-__device__ void report_top(Row<kCluster>& values, SamplingResult& result, int count, int wanted,
+__device__ void report_top(Row<kCluster>& values, SamplingResult* result, int count, int wanted,
                            float top, float log_sum) {
   const uint64_t* gathered = values.shared().gathered;
   const int mine = static_cast<int>(threadIdx.x);
-  if (mine == 0) result.num_top = min(count, wanted);
-  if (mine >= count) return;
+  if (mine >= count || result == nullptr) return;
   const uint64_t entry = gathered[mine];
   int better = 0;
 #pragma unroll 4
   for (int i = 0; i < count; ++i) better += gathered[i] > entry;
   if (better >= wanted) return;
-  result.top_ids[better] = static_cast<int32_t>(kAll - static_cast<uint32_t>(entry));
-  result.top_logprobs[better] = value_of(static_cast<uint32_t>(entry >> 32)) - top - log_sum;
+  result->top_ids[better] = static_cast<int32_t>(kAll - static_cast<uint32_t>(entry));
+  result->top_logprobs[better] = value_of(static_cast<uint32_t>(entry >> 32)) - top - log_sum;
 }
 
 template <int kCluster>

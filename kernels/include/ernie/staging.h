@@ -1,4 +1,5 @@
-// Pinned host memory: a ring for uploads, and buffers that read-backs arrive in.
+// Pinned host memory: a ring for uploads, buffers that read-backs arrive in, and memory that kernels
+// reach themselves.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -48,6 +49,11 @@ class StagingRing {
   std::deque<InFlight> in_flight_;
   std::vector<cudaEvent_t> idle_events_;
 };
+
+// Zeroed memory of the host that kernels may use like the device's, at the price of the bus between:
+// what they wrote is there when an event behind them was reached. Throws OutOfMemoryError.
+Tensor host_tensor(const std::shared_ptr<Context>& context, std::vector<int64_t> shape,
+                   DType dtype);
 
 // A copy of a tensor's contents on its way to the host.
 class Readback {

@@ -86,6 +86,21 @@ class Graph:
             call()
 
 
+class Event:
+    """Everything is computed when it is called; only that somebody recorded it is checked."""
+
+    def __init__(self, context):
+        self._context = context
+        self.is_recorded = False
+
+    def record(self):
+        assert self._context.recording is None
+        self.is_recorded = True
+
+    def synchronize(self):
+        assert self.is_recorded, "nothing is waited for"
+
+
 class Context:
     name = "NumPy"
 
@@ -104,8 +119,12 @@ class Context:
         assert self.recording is None, "an upload would be part of the graph"
         return Tensor(self, np.array(array, dtype=dtype or array.dtype))
 
-    def read_later(self, tensor):
-        return Tensor(self, tensor.array.copy())
+    def host_array(self, shape, dtype):
+        array = np.zeros(shape, dtype)
+        return Tensor(self, array), array
+
+    def event(self, sleeps=False):
+        return Event(self)
 
     def capture(self, sharing=None):
         return Graph(self)
@@ -503,12 +522,14 @@ def sample(
     counts,
     prompt_seen,
     latest,
+    results,
 ):
     """By the host's sampler, given what the rows say; no log-probabilities."""
 
     def compute():
+        settings = rows.array.copy().view(ROW).reshape(-1)
         out = np.zeros(logits.shape[0], RESULT)
-        for index, row in enumerate(rows.array.copy().view(ROW).reshape(-1)):
+        for index, row in enumerate(settings):
             if row["position"] < 0:
                 continue
             values = logits.array[index, :num_valid].copy()
@@ -530,9 +551,13 @@ def sample(
             if row["seat"] >= 0:
                 latest.array[row["seat"]] = token
                 counts.array[row["seat"], token] += _has_penalty(row)
-        return [out.view(np.int32).reshape(len(out), -1)]
+        places = settings["place"]
+        has_place = (places >= 0) & (places < len(results.array))
+        assert len(set(places[has_place])) == has_place.sum(), "two rows of one place"
+        results.array[places[has_place]] = out.view(np.int32).reshape(len(out), -1)[has_place]
 
-    return _run(logits.context_, compute)[0]
+    _effect(logits.context_, compute)
+    return results
 
 
 def _has_penalty(row):

@@ -119,11 +119,9 @@ def test_steps_of_long_contexts_have_recordings_of_their_own(make_core, expected
     core = make_core("cuda")
     lengths.clear()  # of what was recorded
     launched = []
-    for kind, recorded in core._runner._graphs._recorded.items():
-        launch = recorded.graph.launch
-        monkeypatch.setattr(
-            recorded.graph, "launch", lambda k=kind, f=launch: (launched.append(k), f())
-        )
+    for kind, graph in core._runner._graphs._recorded.items():
+        launch = graph.launch
+        monkeypatch.setattr(graph, "launch", lambda k=kind, f=launch: (launched.append(k), f()))
     assert _run(core) == expected
     assert attended == {False, True}
     assert [is_long for _, is_long in launched] == [sum(lens) > 60 for lens in lengths]
