@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +52,8 @@ class DeviceSampler:
         self._counts = zeros((num_seats, vocab_size), kernels.u16)
         self._prompt_seen = zeros((num_seats, self._num_words), kernels.i32)
         self._results = ResultPlaces(kernels, context, max_rows)
+        self._settings = padding_rows(num_seats)
+        self._settings_of: list[weakref.ref[SamplingState] | None] = [None] * num_seats
         self._penalized: dict[int, SamplingState] = {}
         self._has_biases = False
 
@@ -65,17 +68,26 @@ class DeviceSampler:
         self, states: Sequence[SamplingState], seats: Sequence[int], size: int
     ) -> PreparedRows:
         """Settings of `size` rows; those beyond `states` are padding."""
+        count = len(states)
+        for state, seat in zip(states, seats, strict=True):
+            known = self._settings_of[seat]
+            if known is None or known() is not state:
+                self._settings[seat] = _settings_of(state, seat)
+                self._settings_of[seat] = weakref.ref(state)
+            params = state.params
+            if (
+                params.repetition_penalty != 1.0
+                or params.frequency_penalty
+                or params.presence_penalty
+            ):
+                self._note_penalties(seat, state)
         rows = padding_rows(size)
-        errors: list[ErnieError | None] = []
-        biases = [
-            self._fill(rows, row, state, seat)
-            for row, (state, seat) in enumerate(zip(states, seats, strict=True))
-        ]
-        for row, state in enumerate(states):
-            errors.append(self._constrain(rows, row, state))
-        self._upload_biases(biases, size)
-        placed = self._results.take(len(states))
-        rows["place"][: len(states)] = placed.places
+        rows[:count] = self._settings[list(seats)]
+        rows["position"][:count] = [state.position for state in states]
+        errors = [self._constrain(rows, row, state) for row, state in enumerate(states)]
+        self._upload_biases(list(map(_biases_of, states)), size)
+        placed = self._results.take(count)
+        rows["place"][:count] = placed.places
         return PreparedRows(tuple(states), tuple(errors), row_bytes(rows), placed)
 
     def run(self, logits: Any, settings: Any) -> None:
@@ -99,34 +111,6 @@ class DeviceSampler:
         """The results of what was just launched, which come to the host by themselves."""
         prepared.placed.launched()
         return SampledRows(prepared.states, prepared.errors, prepared.placed, self._forget)
-
-    def _fill(
-        self, rows: NDArray[Any], row: int, state: SamplingState, seat: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """A row's settings; its biases and bans."""
-        params = state.params
-        values = rows[row]
-        values["temperature"] = 0.0 if params.is_greedy else params.temperature
-        values["top_p"] = params.top_p
-        values["min_p"] = params.min_p
-        values["top_k"] = max(params.top_k, 0)
-        values["repetition"] = params.repetition_penalty
-        values["frequency"] = params.frequency_penalty
-        values["presence"] = params.presence_penalty
-        values["seat"] = seat
-        values["num_top"] = (
-            -1 if params.logprobs is None else min(params.logprobs, MAX_TOP_LOGPROBS)
-        )
-        values["key"] = state.key
-        values["position"] = state.position
-        if params.repetition_penalty != 1.0 or params.frequency_penalty or params.presence_penalty:
-            self._note_penalties(seat, state)
-        banned = banned_ids(state)
-        if not banned and not params.logit_bias:
-            return _NO_BIASES
-        ids, biases = state.biases
-        all_ids = np.concatenate([ids, np.array(banned, dtype=np.int64)])
-        return all_ids, np.concatenate([biases, np.full(len(banned), -np.inf, np.float32)])
 
     def _constrain(self, rows: NDArray[Any], row: int, state: SamplingState) -> ErnieError | None:
         """What a grammar or a thinking section leaves, as bits."""
@@ -192,6 +176,33 @@ class DeviceSampler:
 
 
 _NO_BIASES = (np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+
+
+def _settings_of(state: SamplingState, seat: int) -> NDArray[Any]:
+    """What stays the same for all of a request's tokens, as ROW [1]."""
+    params = state.params
+    values: NDArray[Any] = padding_rows(1)
+    values["temperature"] = 0.0 if params.is_greedy else params.temperature
+    values["top_p"] = params.top_p
+    values["min_p"] = params.min_p
+    values["top_k"] = max(params.top_k, 0)
+    values["repetition"] = params.repetition_penalty
+    values["frequency"] = params.frequency_penalty
+    values["presence"] = params.presence_penalty
+    values["seat"] = seat
+    values["num_top"] = -1 if params.logprobs is None else min(params.logprobs, MAX_TOP_LOGPROBS)
+    values["key"] = state.key
+    return values
+
+
+def _biases_of(state: SamplingState) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Biases and bans: ids and what is added."""
+    banned = banned_ids(state)
+    if not banned and not state.params.logit_bias:
+        return _NO_BIASES
+    ids, biases = state.biases
+    all_ids = np.concatenate([ids, np.array(banned, dtype=np.int64)])
+    return all_ids, np.concatenate([biases, np.full(len(banned), -np.inf, np.float32)])
 
 
 @dataclass(frozen=True)

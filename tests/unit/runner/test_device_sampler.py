@@ -1,0 +1,85 @@
+"""What the device is told of each row, and what becomes of a row it says nothing about."""
+
+import numpy as np
+import pytest
+
+from backend.errors import InternalError
+from backend.request import SamplingParams
+from backend.runner.device_sampler import DeviceSampler
+from backend.sampler import SamplingState
+from backend.sampler.keys import seed_key
+from kernels.sampling import ROW
+from tests.unit.ops import numpy_kernels
+
+SEATS = 6
+SIZE = 100
+
+
+@pytest.fixture
+def sampler():
+    context = numpy_kernels.Context()
+    latest = context.zeros((SEATS,), numpy_kernels.i32)
+    sizes = {"max_rows": 4, "vocab_size": SIZE, "num_token_ids": SIZE}
+    return DeviceSampler(numpy_kernels, context, latest, **sizes)
+
+
+def _state(seed=0, num_output=0, **params):
+    prompt = np.arange(3, dtype=np.int32)
+    return SamplingState(SamplingParams(**params), seed_key(seed), prompt, [7] * num_output)
+
+
+def _rows(prepared):
+    return prepared.settings.view(ROW).reshape(-1)
+
+
+def test_rows_have_the_settings_of_their_requests_and_the_rest_is_padding(sampler):
+    states = [_state(1, 2, temperature=0.5, top_k=9), _state(2, 5, temperature=0.0, logprobs=3)]
+    rows = _rows(sampler.prepare(states, [4, 1], 4))
+    assert rows["seat"].tolist() == [4, 1, -1, -1]
+    assert rows["position"].tolist() == [2, 5, -1, -1]
+    assert rows["temperature"].tolist() == [0.5, 0.0, 0.0, 0.0]
+    assert rows["top_k"].tolist() == [9, 0, 0, 0]
+    assert rows["num_top"].tolist() == [-1, 3, -1, -1]
+    assert [tuple(key) for key in rows["key"][:2].tolist()] == [seed_key(1), seed_key(2)]
+    assert (rows["place"][2:] == -1).all() and (rows["place"][:2] >= 0).all()
+
+
+def test_positions_follow_the_output(sampler):
+    state = _state(num_output=1)
+    positions = []
+    for _ in range(3):
+        positions += _rows(sampler.prepare([state], [0], 1))["position"].tolist()
+        state.output_ids.append(5)
+    assert positions == [1, 2, 3]
+
+
+def test_who_takes_over_a_seat_is_sampled_by_settings_of_its_own(sampler):
+    for seed, temperature in enumerate((0.25, 0.75, 0.5)):
+        state = _state(seed, temperature=temperature)
+        for _ in range(2):
+            [row] = _rows(sampler.prepare([state], [3], 1))
+            assert row["temperature"] == temperature
+            assert tuple(row["key"].tolist()) == seed_key(seed)
+
+
+def test_a_request_that_changes_its_seat_is_known_there(sampler):
+    states = [_state(1, temperature=0.25), _state(2, temperature=0.75)]
+    sampler.prepare(states, [0, 1], 2)
+    rows = _rows(sampler.prepare(states, [1, 0], 2))
+    assert rows["seat"].tolist() == [1, 0]
+    assert rows["temperature"].tolist() == [0.25, 0.75]
+
+
+def test_a_row_that_the_device_left_out_fails_alone(sampler):
+    states = [_state(seed, temperature=0.0) for seed in range(2)]
+    prepared = sampler.prepare(states, [0, 1], 2)
+    settings = prepared.settings.copy()
+    settings.view(ROW)["place"][1] = -1
+    logits = np.zeros((2, SIZE), np.float32)
+    logits[:, 42] = 1.0
+    context = numpy_kernels.Context()
+    sampler.run(context.upload(logits), context.upload(settings))
+    first, second = sampler.read_back(prepared).tokens()
+    assert first.token_id == 42
+    assert isinstance(second, InternalError)
+    assert "status -1" in second.message
