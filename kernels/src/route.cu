@@ -12,6 +12,7 @@
 #include "ernie/mma.cuh"
 #include "ernie/pdl.cuh"
 #include "ernie/route.cuh"
+#include "ernie/route_few.h"
 #include "ernie/route_large.h"
 #include "ernie/vector.cuh"
 
@@ -31,6 +32,7 @@ constexpr int kTokens = 8;  // that a cluster multiplies at a time, one for each
 constexpr int kClusterTokens = 512;
 constexpr int kTileExperts = 64;
 [[maybe_unused]] constexpr int kExpertWarps = kTileExperts / 16;
+static_assert(kTokens * kMaxSlots == kThreads, "a thread for each pair");
 constexpr int kParts = kCluster * (kThreads / 32) / kExpertWarps;  // of the columns
 [[maybe_unused]] constexpr int kSteps = 5;  // of 32 gate columns, held by a warp
 constexpr int kSortThreads = 512;
@@ -38,22 +40,6 @@ constexpr int kSortPairs = 4096;  // of one block
 
 __host__ __device__ constexpr int padded_experts(int experts) {
   return (experts + kTileExperts - 1) / kTileExperts * kTileExperts;
-}
-
-// Up to 256 pairs: every pair counts those before it.
-[[maybe_unused]] __device__ void sort_few(const RouteJob& job, const int* ids, int pairs) {
-  const int p = threadIdx.x;
-  if (p < pairs) {
-    const int id = ids[p];
-    int position = 0;
-    for (int q = 0; q < pairs; ++q) position += ids[q] < id || (ids[q] == id && q < p);
-    job.order[position] = p;
-  }
-  for (int g = threadIdx.x; g <= job.groups; g += kThreads) {
-    int before = 0;
-    for (int q = 0; q < pairs; ++q) before += ids[q] < g;
-    job.offsets[g] = before;
-  }
 }
 
 // Any number of pairs that `scratch` holds with kBlock / 32 + 2 ints for each group and one more.
@@ -105,7 +91,8 @@ __global__ void ROUTE_CLUSTER(kCluster) __launch_bounds__(kThreads)
     route_cluster(const __grid_constant__ RouteJob job) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   extern __shared__ __align__(16) char shared[];
-  __shared__ int ids[kTokens * kMaxSlots];
+  __shared__ __align__(16) int ids[kTokens * kMaxSlots];
+  __shared__ float biases[2][kMaxExperts];
   __shared__ bool is_last;
   namespace cg = cooperative_groups;
   pdl_trigger();
@@ -147,9 +134,17 @@ __global__ void ROUTE_CLUSTER(kCluster) __launch_bounds__(kThreads)
     loaded = tile * steps + base;
   };
   load_gates(0, 0);
+  for (int e = threadIdx.x; e < kMaxExperts; e += kThreads) {
+    if (e < job.text.experts) biases[0][e] = job.text.bias[e];
+    if (e < job.vision.experts) biases[1][e] = job.vision.bias[e];
+  }
+  if (threadIdx.x < kTokens * kMaxSlots) ids[threadIdx.x] = INT_MAX;
   cluster.sync();  // all blocks are there before anyone writes to another
   pdl_wait();
 
+  const int local = warp * kTokens + rank;  // token of this warp, when the experts are chosen
+  const bool is_vision =
+      job.is_vision && local < tokens && job.is_vision[first_token + local] != 0;
   float* sums = reinterpret_cast<float*>(shared);  // [token groups][kParts][width]
   for (int tile = 0; tile < width / kTileExperts; ++tile) {
     for (int group = 0; group * kTokens < tokens; ++group) {
@@ -205,21 +200,23 @@ __global__ void ROUTE_CLUSTER(kCluster) __launch_bounds__(kThreads)
   cluster.sync();
 
   const int slots = job.slots();
-  const int local = warp * kTokens + rank;  // token of this warp
   if (local < tokens) {
     const int token = first_token + local;
-    const bool is_vision = job.is_vision && job.is_vision[token];
     const Gate& gate = is_vision ? job.vision : job.text;
-    float* logits = sums + warp * kParts * width + (is_vision ? text_width : 0);
-    for (int e = lane; e < gate.experts; e += 32) {
-      float sum = 0.f;
+    const float* parts = sums + warp * kParts * width + (is_vision ? text_width : 0);
+    float logits[kPerLane];
 #pragma unroll
-      for (int p = 0; p < kParts; ++p) sum += logits[p * width + e];
-      logits[e] = sum;
+    for (int i = 0; i < kPerLane; ++i) {
+      const int e = lane + i * 32;
+      logits[i] = -INFINITY;
+      if (e >= gate.experts) continue;
+      logits[i] = 0.f;
+#pragma unroll
+      for (int p = 0; p < kParts; ++p) logits[i] += parts[p * width + e];
     }
     int id;
     float weight;
-    choose<kPerLane>(job, gate, logits, id, weight);
+    choose<kPerLane>(job, gate, biases[is_vision], logits, id, weight);
     if (lane < slots) {
       job.ids[token * slots + lane] = id;
       job.weights[token * slots + lane] = weight;
@@ -231,7 +228,7 @@ __global__ void ROUTE_CLUSTER(kCluster) __launch_bounds__(kThreads)
     if (job.tokens > 1) cluster.sync();
     if (rank > 0) return;
     __syncthreads();
-    sort_few(job, ids, job.tokens * slots);
+    sort_few<kThreads>(job, ids, job.tokens * slots);
     return;
   }
   // The last block sorts.
@@ -350,6 +347,7 @@ Routing moe_route(const Tensor& x, const Tensor& gate, const Tensor& bias, int t
   job.tickets = routing.tickets.ptr<int>();
   job.num_tickets = Routing::kTickets;
 
+  if (route_few(context, job)) return routing;
   const bool narrow = std::max(job.text.experts, job.vision.experts) <= 64;
   const auto cluster = narrow ? route_cluster<2> : route_cluster<kMaxExperts / 32>;
   if (tokens <= kClusterTokens && has_clusters(cluster)) {

@@ -150,13 +150,17 @@ __global__ void __launch_bounds__(kThreads)
   if (token >= job.tokens) return;
   const bool is_vision = job.is_vision && job.is_vision[token];
   const int width = job.text.experts + job.vision.experts;
+  const int lane = threadIdx.x % 32;
+  const Gate& gate = is_vision ? job.vision : job.text;
+  logits += static_cast<size_t>(token) * width + (is_vision ? job.text.experts : 0);
+  float mine[kPerLane];
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    mine[i] = lane + i * 32 < gate.experts ? logits[lane + i * 32] : -INFINITY;
+  }
   int id;
   float weight;
-  choose<kPerLane>(job, is_vision ? job.vision : job.text,
-                   logits + static_cast<size_t>(token) * width +
-                       (is_vision ? job.text.experts : 0),
-                   id, weight);
-  const int lane = threadIdx.x % 32;
+  choose<kPerLane>(job, gate, gate.bias, mine, id, weight);
   if (lane < job.slots()) {
     job.ids[static_cast<size_t>(token) * job.slots() + lane] = id;
     job.weights[static_cast<size_t>(token) * job.slots() + lane] = weight;

@@ -4,6 +4,7 @@
 
 #include <cuda_bf16.h>
 
+#include <climits>
 #include <cstdint>
 
 #include "ernie/reduce.cuh"
@@ -59,21 +60,22 @@ __device__ __forceinline__ void split_in_three(float a, float b, uint32_t& high,
   low = pack_2(a - low_float(middle), b - high_float(middle));
 }
 
-// Softmax over gate.experts logits, the top_k of p + bias, their weights; by one warp. Lane s
-// returns slot s; lanes past the slots return (-1, 0).
+__device__ __forceinline__ float value_of(unsigned key) {
+  return __uint_as_float(key & 0x80000000u ? key ^ 0x80000000u : ~key);
+}
+
+// Softmax over gate.experts logits, the top_k of p + bias, their weights; by one warp. `p` holds the
+// logits of experts lane + 32i, -INFINITY past the last. Lane s returns slot s; lanes past the slots
+// return (-1, 0).
 template <int kPerLane>
-__device__ __forceinline__ void choose(const RouteJob& job, const Gate& gate, const float* logits,
-                                       int& id, float& weight) {
+__device__ __forceinline__ void choose(const RouteJob& job, const Gate& gate, const float* bias,
+                                       float (&p)[kPerLane], int& id, float& weight) {
+  constexpr unsigned kAll = 0xffffffffu;
   const int lane = threadIdx.x % 32;
-  float p[kPerLane];
-  float top = -INFINITY;
+  unsigned highest = 0;
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
-    const int e = lane + i * 32;
-    p[i] = e < gate.experts ? logits[e] : -INFINITY;
-    top = fmaxf(top, p[i]);
-  }
-  top = warp_max(top);
+  for (int i = 0; i < kPerLane; ++i) highest = max(highest, sortable(p[i]));
+  const float top = value_of(__reduce_max_sync(kAll, highest));
   float sum = 0.f;
 #pragma unroll
   for (int i = 0; i < kPerLane; ++i) {
@@ -86,41 +88,83 @@ __device__ __forceinline__ void choose(const RouteJob& job, const Gate& gate, co
   for (int i = 0; i < kPerLane; ++i) {
     const int e = lane + i * 32;
     p[i] /= sum;
-    key[i] = e < gate.experts ? sortable(p[i] + gate.bias[e]) : 0u;
+    key[i] = e < gate.experts ? sortable(p[i] + bias[e]) : 0u;
   }
-  float chosen = 0.f;
-  id = -1;
-  weight = 0.f;
+  unsigned mine = 0;  // expert of slot `lane`
+#pragma unroll 1
   for (int s = 0; s < job.top_k; ++s) {
     unsigned best = 0;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) best = max(best, key[i]);
-    best = __reduce_max_sync(0xffffffffu, best);
-    unsigned expert = 0xffffffffu;
+    best = __reduce_max_sync(kAll, best);
+    unsigned expert = 0;
+    if constexpr (kPerLane <= 2) {
 #pragma unroll
-    for (int i = kPerLane - 1; i >= 0; --i) {
-      if (key[i] == best) expert = lane + i * 32;
+      for (int i = kPerLane - 1; i >= 0; --i) {
+        const unsigned holders = __ballot_sync(kAll, key[i] == best);
+        if (holders != 0) expert = i * 32 + __ffs(holders) - 1;
+      }
+    } else {
+      expert = kAll;
+#pragma unroll
+      for (int i = kPerLane - 1; i >= 0; --i) {
+        if (key[i] == best) expert = lane + i * 32;
+      }
+      expert = __reduce_min_sync(kAll, expert);
     }
-    expert = __reduce_min_sync(0xffffffffu, expert);
-    float mine = 0.f;
 #pragma unroll
     for (int i = 0; i < kPerLane; ++i) {
-      if (expert == static_cast<unsigned>(lane + i * 32)) {
-        mine = p[i];
-        key[i] = 0;
-      }
+      if (expert == static_cast<unsigned>(lane + i * 32)) key[i] = 0;
     }
-    mine = __shfl_sync(0xffffffffu, mine, expert % 32);
-    chosen += mine;
-    if (lane == s) {
-      id = gate.first_group + static_cast<int>(expert);
-      weight = mine;
-    }
+    if (lane == s) mine = expert;
   }
+  id = -1;
+  weight = 0.f;
+#pragma unroll
+  for (int i = 0; i < kPerLane; ++i) {
+    const float other = __shfl_sync(kAll, p[i], mine % 32);
+    if (lane < job.top_k && mine / 32 == static_cast<unsigned>(i)) weight = other;
+  }
+  float chosen = weight;
+  for (int step = 1; step < job.top_k; step *= 2) chosen += __shfl_xor_sync(kAll, chosen, step);
   weight /= fmaxf(chosen, job.norm_min);
-  if (lane >= job.top_k && lane < job.slots()) {
+  if (lane < job.top_k) {
+    id = gate.first_group + static_cast<int>(mine);
+  } else if (lane < job.slots()) {
     id = job.first_shared + lane - job.top_k;
     weight = 1.f;
+  }
+}
+
+// Order and offsets of up to kThreads pairs: each counts those before it. `ids` is in shared memory,
+// aligned to 16 bytes and filled up to a multiple of four with INT_MAX.
+template <int kThreads>
+__device__ __forceinline__ void sort_few(const RouteJob& job, const int* ids, int pairs) {
+  const int p = threadIdx.x;
+  const int own = p < pairs ? ids[p] : -1;
+  int position = 0;
+  int before[2] = {0, 0};  // this thread's groups
+#pragma unroll 1
+  for (int q = 0; q < pairs; q += 4) {
+    const int4 four = *reinterpret_cast<const int4*>(ids + q);
+    const int others[4] = {four.x, four.y, four.z, four.w};
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      position += others[i] < own || (others[i] == own && q + i < p);
+#pragma unroll
+      for (int k = 0; k < 2; ++k) before[k] += others[i] < p + k * kThreads;
+    }
+  }
+  if (p < pairs) job.order[position] = p;
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    if (p + k * kThreads <= job.groups) job.offsets[p + k * kThreads] = before[k];
+  }
+  for (int g = p + 2 * kThreads; g <= job.groups; g += kThreads) {
+    int count = 0;
+#pragma unroll 1
+    for (int q = 0; q < pairs; ++q) count += ids[q] < g;
+    job.offsets[g] = count;
   }
 }
 
