@@ -83,16 +83,13 @@ class CudaStep:
         return 0 if self.context_lens is None else int(self.context_lens.shape[0])
 
 
-_LONG_KEYS, _LONG_MEAN, _LONG_ROWS = 65_536, 1_000, 8
+_LONG_KEYS, _LONG_MEAN = 16_384, 1_000
 
 
 def are_long(context_lens: IntArray) -> bool:
     """Whether decode attention has so many keys to read that the kernel made for them, which costs
     more per row, is the faster one (docs/performance-log.md)."""
-    keys = int(context_lens.sum())
-    return (
-        keys >= max(_LONG_KEYS, _LONG_MEAN * len(context_lens)) and len(context_lens) >= _LONG_ROWS
-    )
+    return int(context_lens.sum()) >= max(_LONG_KEYS, _LONG_MEAN * len(context_lens))
 
 
 def begin_step(context: Any, batch: Batch, rope: CudaRope) -> CudaStep:

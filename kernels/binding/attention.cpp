@@ -16,7 +16,7 @@ void bind_attention(py::module_& module) {
              "block_tables"_a, "context_lens"_a, "scale"_a, "long_contexts"_a = false,
              "One query per sequence over its context: q bf16 [S, nq, d], block_tables i32 [S, B], "
              "context_lens i32 [S] (0: a padding row, gives zeros) -> bf16 [S, nq * d]. "
-             "long_contexts: by the kernel made for many keys, if there is one for this shape.");
+             "long_contexts: by the kernel made for many keys, if this shape has one.");
   module.def("rope_decode_attention", &ernie::rope_decode_attention, "qkv"_a, "cos"_a, "sin"_a,
              "k_cache"_a, "v_cache"_a, "block_tables"_a, "context_lens"_a, "nq"_a, "interleaved"_a,
              "scale"_a, "long_contexts"_a = false,

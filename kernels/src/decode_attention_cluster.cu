@@ -4,8 +4,11 @@
 // An item is one split of one (sequence, KV head), as in decode_attention.cu, but a cluster of eight
 // blocks shares it: tile i of 16 keys belongs to warp i / 8 of block i % 8, so that up to 512 keys are
 // one tile to a warp. A block joins its warps' sums and sends each block of the cluster its 16
-// columns; after one barrier of the cluster every block joins and writes the columns that are its own.
+// columns; every block joins what it is sent and writes the columns that are its own.
 // It counts its columns of a split in by itself, and joins those of all splits if it comes last.
+//
+// How contexts of more than 1,024 keys are cut depends on the number of sequences, so that every split
+// has a cluster at once.
 //
 // A block is small enough to come in beside two of the product before it, which is why its ring holds
 // one tile a warp: its keys, values and pages are there before that product ends.
@@ -43,6 +46,7 @@ struct Shared {
   // What the blocks of the cluster have sent.
   float parts[kDecodeCluster][kMostHeads][kColumnPitch];
   float2 part_sums[kDecodeCluster][kMostHeads];
+  uint64_t sent;  // barrier: an item's messages are here
   int is_last;
 };
 static_assert(kMostHeads * kPitch * 4 <= 2 * kPartBytes, "a warp's sums take its tile's place");
@@ -130,6 +134,7 @@ struct Inputs {
   Queries<kTurn> q;
   Angles<kTurn> angles;
   NewestRow<kHead, kTurn> newest;
+  int page;          // of this warp's tile
   bool owns_newest;  // the last key of the last split is in this warp's last tile
 
   __device__ __forceinline__ void load(const DecodeArguments& p, const Item& item, int first) {
@@ -161,8 +166,7 @@ struct Inputs {
 // One warp's tiles of an item, of which the first is on its way.
 template <Turn kTurn>
 __device__ __forceinline__ void attend(const DecodeArguments& p, const Item& item, int first,
-                                       [[maybe_unused]] int page, Inputs<kTurn>& inputs,
-                                       uint32_t keys, HeadSums& sums) {
+                                       Inputs<kTurn>& inputs, uint32_t keys, HeadSums& sums) {
   const int tiles = item.tiles();
   inputs.turn();
 #pragma unroll 1
@@ -176,7 +180,7 @@ __device__ __forceinline__ void attend(const DecodeArguments& p, const Item& ite
       if (inputs.owns_newest && tile == tiles - 1) {
         inputs.newest.store_shared(keys, keys + kPartBytes,
                                    [&](int column) { return swizzled<kKeys>(valid - 1, column); });
-        const int64_t to = tile_place(p, item, tile, page) + (valid - 1) * kHead;
+        const int64_t to = tile_place(p, item, tile, inputs.page) + (valid - 1) * kHead;
         inputs.newest.store(p.k_cache + to, p.v_cache + to);
         __syncwarp();
       }
@@ -186,7 +190,7 @@ __device__ __forceinline__ void attend(const DecodeArguments& p, const Item& ite
     if (following >= tiles) break;
     fetch(p, item, following, following_page, keys);
     tile = following;
-    page = following_page;
+    inputs.page = following_page;
   }
   sums.finish();
 }
@@ -212,6 +216,7 @@ __device__ __forceinline__ void store_sums(const HeadSums& sums, int ratio, floa
 __device__ __forceinline__ void send(Shared& shared, int ratio, int active, int rank) {
   const int lane = threadIdx.x % 32;
   const uint32_t block = lane / 4;  // that writes these four columns
+  const uint32_t sent = cluster_address(shared_address(&shared.sent), block);
 #pragma unroll 1
   for (int row = threadIdx.x / 32; row < ratio; row += kWarps) {
     float top = -INFINITY;
@@ -230,11 +235,11 @@ __device__ __forceinline__ void send(Shared& shared, int ratio, int active, int 
       total = fmaf(weight, sum.y, total);
       add_scaled(out, *reinterpret_cast<const float4*>(sums + lane * 4), weight);
     }
-    store_cluster(
-        cluster_address(shared_address(&shared.parts[rank][row][lane % 4 * 4]), block), out);
+    send_cluster(cluster_address(shared_address(&shared.parts[rank][row][lane % 4 * 4]), block),
+                 sent, out);
     if (lane % 4 == 0) {
-      store_cluster(cluster_address(shared_address(&shared.part_sums[rank][row]), block),
-                    make_float2(top, total));
+      send_cluster(cluster_address(shared_address(&shared.part_sums[rank][row]), block), sent,
+                   make_float2(top, total));
     }
   }
 }
@@ -321,15 +326,21 @@ __global__ void ERNIE_CLUSTER(kDecodeCluster) __launch_bounds__(kThreads, 3)
   const int clusters = gridDim.x / kDecodeCluster;
 
   // All that the first item needs is asked for before it is certain which one that is.
+  const uint32_t sent = shared_address(&shared.sent);
+  if (threadIdx.x == 0) {
+    mbarrier_init(sent, 1);
+    mbarrier_fence_init();
+  }
+  uint32_t parity = 0;
   int context = load_context(p);
   Item item = find(p, rule, context, index);
-  int page = load_page(p, item, first);
   Inputs<kTurn> inputs;
+  inputs.page = load_page(p, item, first);
   bool has_waited = false;
 #pragma unroll 1
   for (;;) {
     // Other keys than the newest are older than the step.
-    if (kTurn != Turn::kDone || has_waited) fetch(p, item, first, page, keys);
+    if (kTurn != Turn::kDone || has_waited) fetch(p, item, first, inputs.page, keys);
     if (!has_waited) {
       cluster_arrive();
       pdl_wait();
@@ -337,12 +348,12 @@ __global__ void ERNIE_CLUSTER(kDecodeCluster) __launch_bounds__(kThreads, 3)
     inputs.load(p, item, first);
     const int context_now = load_context(p);
     const int page_now = load_page(p, item, first);
-    const bool is_same = __all_sync(0xffffffffu, context_now == context && page_now == page);
+    const bool is_same = __all_sync(0xffffffffu, context_now == context && page_now == inputs.page);
     if (is_same && (kTurn != Turn::kDone || has_waited)) break;
     has_waited = true;
     context = context_now;
     item = find(p, rule, context, index);
-    page = load_page(p, item, first);
+    inputs.page = load_page(p, item, first);
     cp_async_wait<0>();  // what was asked for too early was in vain
     __syncwarp();
   }
@@ -354,20 +365,26 @@ __global__ void ERNIE_CLUSTER(kDecodeCluster) __launch_bounds__(kThreads, 3)
     if (first < tiles) {
       HeadSums sums;
       sums.clear();
-      attend(p, item, first, page, inputs, keys, sums);
+      attend(p, item, first, inputs, keys, sums);
       store_sums(sums, p.ratio, p.scale, reinterpret_cast<float*>(shared.tiles[warp]),
                  shared.warp_sums[warp]);
     }
     __syncthreads();
     cluster_wait();  // every block has begun, and has read what it was sent before
+    if (threadIdx.x == 0) {
+      const int bytes = kColumns * sizeof(float) + sizeof(float2);  // of a row
+      mbarrier_arrive_expect(sent, kDecodeCluster * p.ratio * bytes);
+    }
     send(shared, p.ratio, max(0, min((tiles - rank + kDecodeCluster - 1) / kDecodeCluster, kWarps)),
          rank);
-    cluster_sync();
     index += clusters;
     const Item next = find(p, rule, context, index);
+    mbarrier_wait(sent, parity);
+    parity ^= 1;
     if (next.sequence >= 0) {
-      page = load_page(p, next, first);
-      fetch(p, next, first, page, keys);
+      __syncthreads();  // the tiles' place is free
+      inputs.page = load_page(p, next, first);
+      fetch(p, next, first, inputs.page, keys);
       inputs.load(p, next, first);
     }
     write(p, item, rank, shared);

@@ -75,10 +75,13 @@ kinds = pytest.mark.parametrize("kind", ["few", "many", "long"])
 """On Hopper three kernels share decode attention: for few rows, for more, for many keys."""
 
 
-def _portions(heads, count, kind):
-    """Rows of a launch each: few ones have a cluster of an H200 for each KV head of each."""
-    rows = 32 // heads.nkv if kind == "few" else max(count, 1)
-    return [slice(start, start + rows) for start in range(0, count, rows)]
+def _launches(heads, count, kind):
+    """Rows of each of the launches that together compute rows 0 ... count - 1: few ones have a
+    cluster of an H200 for each KV head of each; more are made by repeating them."""
+    few = 32 // heads.nkv
+    if kind == "few":
+        return [list(range(start, min(start + few, count))) for start in range(0, count, few)]
+    return [list(range(count)) * (few // count + 1)]
 
 
 class Cache:
@@ -107,11 +110,10 @@ class Cache:
                 kept.append(rows)
         self.tables = tables.cuda()
 
-    def arguments(self, ctx, rows=slice(None)):
-        return [
-            _give(ctx, t)
-            for t in (self.k, self.v, self.tables[rows].clone(), _int32(self.contexts[rows]))
-        ]
+    def arguments(self, ctx, rows=None):
+        rows = list(range(len(self.contexts))) if rows is None else rows
+        lens = _int32([self.contexts[row] for row in rows])
+        return [_give(ctx, t) for t in (self.k, self.v, self.tables[rows].clone(), lens)]
 
 
 def _exact(q, k, v, seen, scale):
@@ -149,20 +151,24 @@ def _assert_as_good_as_torch(out, q, k, v, seen, heads):
     assert ours <= 2 * theirs, f"error {ours:.2e}, torch in bf16 {theirs:.2e}"
 
 
-def _decode(ctx, heads, cache, q, kind, rows=slice(None)):
-    """The result, computed into memory that held NaN before."""
-    arguments = [_give(ctx, q[rows].clone()), *cache.arguments(ctx, rows), heads.scale]
-    arguments.append(kind == "long")
-    _take(ctx, kernels.decode_attention(*arguments)).fill_(NAN)
-    torch.cuda.synchronize()
-    return _take(ctx, kernels.decode_attention(*arguments)).clone()
+def _decode(ctx, heads, cache, q, kind, rows=None):
+    """The result of rows in the order given, computed into memory that held NaN before."""
+    rows = list(range(len(q))) if rows is None else rows
+    out = []
+    for launch in _launches(heads, len(rows), kind):
+        taken = [rows[at] for at in launch]
+        arguments = [_give(ctx, q[taken].clone()), *cache.arguments(ctx, taken), heads.scale]
+        arguments.append(kind == "long")
+        _take(ctx, kernels.decode_attention(*arguments)).fill_(NAN)
+        torch.cuda.synchronize()
+        out.append(_take(ctx, kernels.decode_attention(*arguments)).clone())
+    return torch.cat(out)[: len(rows)]
 
 
 def _check_decode(ctx, heads, contexts, kind):
     cache = Cache(heads, contexts)
     q = _normal(len(contexts), heads.nq, heads.size)
-    portions = _portions(heads, len(contexts), kind)
-    out = torch.cat([_decode(ctx, heads, cache, q, kind, rows) for rows in portions])
+    out = _decode(ctx, heads, cache, q, kind)
     for s, length in enumerate(contexts):
         if length == 0:
             assert not out[s].any()
@@ -196,26 +202,33 @@ def test_decode_of_long_and_short_contexts_together(ctx, kind):
 
 @kinds
 def test_decode_of_many_sequences(ctx, kind):
-    _check_decode(ctx, MAIN, (torch.randperm(2000)[:300] + 1).tolist(), kind)
+    rows = 40 if kind == "few" else 300
+    _check_decode(ctx, MAIN, (torch.randperm(2000)[:rows] + 1).tolist(), kind)
+
+
+_SHORT = [700, 5, 1000, 129, 1024, 0, 999, 40]
 
 
 @pytest.mark.parametrize(
-    ("kind", "together", "apart"), [("few", 8, 1), ("many", 48, 12), ("long", 48, 1)]
+    ("kind", "contexts", "apart"),
+    [
+        ("few", _SHORT, 1),  # longer ones are cut by the number of rows, too
+        ("many", [*_SHORT, 20000, 4096, *range(40, 9000, 217)], 12),
+        ("long", [20000, 4096, 2049, *_SHORT, *range(40, 9000, 217)], 1),
+    ],
 )
-def test_a_row_gets_the_same_bits_in_another_batch(ctx, kind, together, apart):
-    contexts = [700, 5, 20000, 129, 4096, 0, 2049, *range(40, 9000, 217)][:together]
+def test_a_row_gets_the_same_bits_in_another_batch(ctx, kind, contexts, apart):
     cache = Cache(MAIN, contexts)
     q = _normal(len(contexts), MAIN.nq, MAIN.size)
     whole = _decode(ctx, MAIN, cache, q, kind)
-    for start in range(0, 24, apart)[:7]:
-        rows = slice(start, start + apart)
-        if start + apart <= len(contexts):
-            assert torch.equal(_decode(ctx, MAIN, cache, q, kind, rows), whole[rows])
+    for start in range(0, len(contexts) + 1 - apart, apart)[:7]:
+        rows = list(range(start, start + apart))
+        assert torch.equal(_decode(ctx, MAIN, cache, q, kind, rows), whole[rows])
 
 
 @kinds
 def test_a_captured_decode_follows_lengths_that_change(ctx, kind):
-    copies = 5 if kind == "many" else 1
+    copies = 1 if kind == "few" else 5
     cache = Cache(MAIN, [5000, 300] * copies)
     q = _normal(2 * copies, MAIN.nq, MAIN.size)
     arguments = [_give(ctx, q), *cache.arguments(ctx)]
@@ -238,7 +251,7 @@ def test_a_captured_decode_follows_lengths_that_change(ctx, kind):
 @kinds
 def test_lengths_that_the_kernel_before_writes_are_followed(ctx, kind):
     """Decode begins with the lengths it finds while that kernel runs."""
-    copies = 3 if kind == "many" else 1
+    copies = 1 if kind == "few" else 3
     rows = 3 * copies
     lens = [
         lengths * copies
@@ -295,13 +308,13 @@ def test_turning_in_the_same_launch_gives_the_same_bits(ctx, heads, interleaved,
         *turns, _give(ctx, slots), *cache.arguments(ctx)[:2], heads.nq, interleaved
     )
     apart, together = [], []
-    for portion in _portions(heads, rows, kind):
-        k, v, *places = cache.arguments(ctx, portion)
-        turned = q.slice(portion.start, min(portion.stop, rows))
+    for launch in _launches(heads, rows, kind):
+        k, v, *places = cache.arguments(ctx, launch)
+        turned = _give(ctx, _take(ctx, q)[launch].clone())
         out = kernels.decode_attention(turned, k, v, *places, heads.scale, kind == "long")
         apart.append(_take(ctx, out).clone())
         copies = [_give(ctx, t) for t in other]
-        raw = [_give(ctx, t[portion].clone()) for t in (qkv, angles.cos(), angles.sin())]
+        raw = [_give(ctx, t[launch].clone()) for t in (qkv, angles.cos(), angles.sin())]
         out = kernels.rope_decode_attention(
             *raw, *copies, *places, heads.nq, interleaved, heads.scale, kind == "long"
         )

@@ -25,9 +25,10 @@ Tensor rope_kv_write(const Tensor& qkv, const Tensor& cos, const Tensor& sin, co
                      const Tensor& k_cache, const Tensor& v_cache, int nq, bool interleaved);
 
 // One query per sequence: q bf16 [S, nq, d], context_lens i32 [S] → bf16 [S, nq · d].
-// A row with context 0 gives zeros. A row's result depends on nothing but that row.
-// `long_contexts` asks for the kernel that is the faster one for many keys, where there is one: d 128,
-// at most 8 query heads to a KV head, on Hopper. Its rounding differs from the other's.
+// A row with context 0 gives zeros. Three kernels share the work, whose roundings differ: one for few
+// sequences and, if `long_contexts` asks for it, one that is faster for many keys (both for d 128, at
+// most 8 query heads to a KV head, on Hopper), and one for all else. Within one kernel a row's result
+// depends on nothing but that row; of few sequences only up to 1,024 keys.
 Tensor decode_attention(const Tensor& q, const Tensor& k_cache, const Tensor& v_cache,
                         const Tensor& block_tables, const Tensor& context_lens, float scale,
                         bool long_contexts = false);

@@ -140,22 +140,28 @@ __device__ __forceinline__ void cluster_sync() {
   cluster_wait();
 }
 
-// The address of `shared` in block `rank` of the cluster, for the stores below.
+// The address of `shared` in block `rank` of the cluster, for the messages below.
 __device__ __forceinline__ uint32_t cluster_address(uint32_t shared, uint32_t rank) {
   uint32_t remote;
   asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared), "r"(rank));
   return remote;
 }
 
-__device__ __forceinline__ void store_cluster(uint32_t remote, float2 v) {
-  asm volatile("st.shared::cluster.v2.f32 [%0], {%1, %2};" ::"r"(remote), "f"(v.x), "f"(v.y)
-               : "memory");
+// Stores to another block and counts the bytes on a barrier there.
+__device__ __forceinline__ void send_cluster(uint32_t remote, uint32_t barrier, float2 v) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
+          remote),
+      "f"(v.x), "f"(v.y), "r"(barrier)
+      : "memory");
 }
 
-__device__ __forceinline__ void store_cluster(uint32_t remote, float4 v) {
-  asm volatile("st.shared::cluster.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(remote), "f"(v.x),
-               "f"(v.y), "f"(v.z), "f"(v.w)
-               : "memory");
+__device__ __forceinline__ void send_cluster(uint32_t remote, uint32_t barrier, float4 v) {
+  asm volatile(
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
+      "[%5];" ::"r"(remote),
+      "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(barrier)
+      : "memory");
 }
 
 // ---- barriers of some warps of a block; number 0 is __syncthreads()

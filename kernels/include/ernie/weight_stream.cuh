@@ -598,7 +598,7 @@ class WeightStream {
 };
 
 template <bool kGated, bool kGrouped, int kSplit, int kTiles, int kSteps = 1>
-__global__ void __launch_bounds__(kStreamThreads, kSteps == 1 ? 2 : 1)
+__global__ void __launch_bounds__(kStreamThreads, kSteps > 1 ? 1 : kTiles == 1 ? 3 : 2)
     weight_stream(const __grid_constant__ StreamJob job) {
   extern __shared__ __align__(128) char shared[];
   if (!(kGated && kGrouped)) pdl_trigger();  // the experts' up product does it later
