@@ -1,7 +1,7 @@
 // Decode attention of few sequences on Hopper, head size 128: what counts is the time behind the
 // kernel before, not the bytes.
 //
-// An item is one split of one (sequence, KV head), as in decode_attention.cu, but a cluster of eight
+// An item is one split of one (sequence, KV head), as in decode_attention_general.cu, but a cluster of eight
 // blocks shares it: tile i of 16 keys belongs to warp i / 8 of block i % 8, so that up to 512 keys are
 // one tile to a warp. A block joins its warps' sums and sends each block of the cluster its 16
 // columns; every block joins what it is sent and writes the columns that are its own.
@@ -15,10 +15,9 @@
 #include <algorithm>
 
 #include "ernie/context.h"
-#include "ernie/decode_heads.cuh"
+#include "ernie/decode_cluster.cuh"
 #include "ernie/launch.h"
 #include "ernie/pdl.cuh"
-#include "ernie/split_walk.cuh"
 
 namespace ernie {
 namespace {
@@ -32,9 +31,9 @@ constexpr int kLogLeast = 9;   // keys of a split: a tile for each warp of a clu
 
 #if defined(ERNIE_HOPPER)
 
-constexpr int kKeys = 16;  // of a tile; a page holds a multiple
+using namespace decode_cluster;
+
 constexpr int kTeam = kDecodeCluster * kWarps;
-constexpr int kPartBytes = kKeys * kHead * 2;
 constexpr int kColumns = kHead / kDecodeCluster;  // that a block writes
 constexpr int kPitch = kHead + 4;  // floats; rows of a warp's sums lie in different banks
 constexpr int kColumnPitch = kColumns + 4;
@@ -50,83 +49,6 @@ struct Shared {
   int is_last;
 };
 static_assert(kMostHeads * kPitch * 4 <= 2 * kPartBytes, "a warp's sums take its tile's place");
-
-struct Item {
-  int sequence;  // -1: there are no more
-  int kv_head;
-  int split;
-  int splits;
-  int begin;  // keys
-  int end;
-
-  __device__ int tiles() const { return (end - begin + kKeys - 1) / kKeys; }
-};
-
-// Lane s: the length of sequence s.
-__device__ __forceinline__ int load_context(const DecodeArguments& p) {
-  const int lane = threadIdx.x % 32;
-  return lane < p.sequences ? context_of<true>(p, lane) : 0;
-}
-
-// Item `index` of the list; `context` is load_context()'s. All lanes call it and get the same.
-__device__ __forceinline__ Item find(const DecodeArguments& p, const SplitRule& rule, int context,
-                                     int index) {
-  const int lane = threadIdx.x % 32;
-  const int mine = lane < p.sequences ? p.nkv * rule.splits(context) : 0;
-  int through = mine;
-#pragma unroll
-  for (int step = 1; step < 32; step *= 2) {
-    const int below = __shfl_up_sync(0xffffffffu, through, step);
-    if (lane >= step) through += below;
-  }
-  const unsigned above = __ballot_sync(0xffffffffu, through > index);
-  if (above == 0) return Item{-1, 0, 0, 1, 0, 0};
-  Item item;
-  item.sequence = __ffs(above) - 1;
-  const int length = __shfl_sync(0xffffffffu, context, item.sequence);
-  const int local = index - __shfl_sync(0xffffffffu, through - mine, item.sequence);
-  item.splits = rule.splits(length);
-  item.split = local / p.nkv;
-  item.kv_head = local - item.split * p.nkv;
-  const int log_keys = rule.log_keys(length);
-  item.begin = item.split << log_keys;
-  item.end = min(length, item.begin + (1 << log_keys));
-  return item;
-}
-
-// The page of a tile of an item; 0 for none.
-__device__ __forceinline__ int load_page(const DecodeArguments& p, const Item& item, int tile) {
-  if (item.sequence < 0 || tile >= item.tiles()) return 0;
-  const int at = (item.begin / kKeys + tile) / p.tiles_per_page;
-  const int page = load_racing(p.block_tables + int64_t(item.sequence) * p.table_width + at);
-  return page < 0 || page >= p.num_pages ? 0 : page;
-}
-
-// Where a tile begins in the cache, in values.
-__device__ __forceinline__ int64_t tile_place(const DecodeArguments& p, const Item& item, int tile,
-                                              int page) {
-  const int in_page = (item.begin / kKeys + tile) % p.tiles_per_page;
-  return int64_t((page * p.nkv + item.kv_head) * p.tiles_per_page + in_page) * (kKeys * kHead);
-}
-
-// Asks for a tile; keys and values past the split's end become zeros.
-__device__ __forceinline__ void fetch(const DecodeArguments& p, const Item& item, int tile, int page,
-                                      uint32_t keys) {
-  if (item.sequence < 0 || tile >= item.tiles()) return;
-  const int lane = threadIdx.x % 32;
-  const int valid = item.end - item.begin - tile * kKeys;
-  const int64_t place = tile_place(p, item, tile, page);
-#pragma unroll
-  for (int i = 0; i < kKeys / 2; ++i) {
-    const int row = i * 2 + lane / 16;
-    const int column = lane % 16 * 8;
-    const uint32_t to = keys + swizzled<kKeys>(row, column);
-    const int64_t from = place + row * kHead + column;
-    cp_async_16(to, p.k_cache + from, row < valid);
-    cp_async_16(to + kPartBytes, p.v_cache + from, row < valid);
-  }
-  cp_async_commit();
-}
 
 // What the kernels before made for an item.
 template <Turn kTurn>

@@ -190,6 +190,14 @@ def test_decode_of_one_short_context(ctx, kind):
     _check_decode(ctx, MAIN, [1], kind)
 
 
+def test_decode_of_no_sequence(ctx):
+    caches = [ctx.zeros((3, MAIN.nkv, MAIN.block_size, MAIN.size), kernels.bf16) for _ in range(2)]
+    q = ctx.empty((0, MAIN.nq, MAIN.size), kernels.bf16)
+    places = ctx.empty((0, 2), kernels.i32), ctx.empty((0,), kernels.i32)
+    out = kernels.decode_attention(q, *caches, *places, MAIN.scale)
+    assert out.shape == (0, MAIN.nq * MAIN.size)
+
+
 @kinds
 def test_decode_of_the_longest_context(ctx, kind):
     _check_decode(ctx, MAIN, [131072], kind)

@@ -37,13 +37,14 @@ struct DecodeArguments {
   float scale;      // softmax scale · log2(e)
 };
 
-// Which kernel serves a launch.
-enum class DecodeKernel { kGeneral, kLong, kCluster };
+void decode_attention_general(Context& context, const DecodeArguments& p, int head, Turn turn);
 
 // Hopper, head size 128, up to 8 query heads to one KV head: for many keys, and for few sequences.
 void decode_attention_long(Context& context, const DecodeArguments& p, Turn turn);
 void decode_attention_cluster(Context& context, const DecodeArguments& p, Turn turn);
 
+constexpr int kDecodeWhole = 512;  // keys up to which joining splits costs more than it saves
+constexpr int kDecodeLeast = 256;  // keys of a split, at least
 constexpr int kHopperHead = 128;
 constexpr int kHopperRatio = 8;
 constexpr int kDecodeCluster = 8;            // blocks
