@@ -1,11 +1,11 @@
-// Steps of sampling a row, each for all threads of a block (sampling.cu puts them together).
+// Steps of sampling a row, each for all threads of a block (sampling_choice.cuh puts them together).
 #pragma once
 
 #include <cmath>
 
 #include "ernie/philox.h"
 #include "ernie/sampling.h"
-#include "ernie/sampling_row.cuh"
+#include "ernie/sampling_search.cuh"
 #include "ernie/vector.cuh"
 
 namespace ernie {
