@@ -21,111 +21,55 @@
 
 #include <cstdint>
 
-#include "ernie/mma.cuh"
 #include "ernie/pdl.cuh"
-#include "ernie/stream_memory.cuh"
-#include "ernie/vector.cuh"
+#include "ernie/stream_copies.cuh"
+#include "ernie/stream_sums.cuh"
 
 namespace ernie {
 
-// Groups of token rows, each with its own weights. All pointers are on the device.
-struct StreamGroups {
-  const int* offsets;  // [num_groups + 1] sorted pairs of the launch's groups
-  const int* order;    // [pairs] pair at each sorted position
-  int* tickets;        // [2] zero: items given out beyond the first two of each block, blocks done
-  int num_groups;
-  int pairs;         // of all groups, also those of other launches
-  int slots;         // pairs of one token
-  int first_always;  // groups first_always … + num_always - 1 hold every token
-  int num_always;
-};
-
-struct StreamJob {
-  const bf16* x;         // [tokens, depth], or sorted rows [pairs, depth]
-  const bf16* w;         // [groups, rows (2 · rows if gated), depth]
-  void* out;             // [tokens or pairs, rows]
-  const bf16* bias;      // [rows] or null; ungrouped only
-  const bf16* residual;  // [tokens, rows] or null; ungrouped only
-  int tokens;
-  int rows;   // of the result; gate and up rows count once
-  int depth;  // a multiple of 8
-  int tiles;  // tiles of one group
-  bool float_out;
-  StreamGroups groups;  // grouped only
-};
-
-constexpr int kStreamThreads = 256;
-constexpr int kStreamMaxGroups = kStreamThreads;
-constexpr int kStreamQueue = 16;  // items between the first loaded and the last computed, at most
-
-template <int kSplit_, int kTiles_, int kSteps_ = 1>
-struct StreamShape {
-  static constexpr int kSplit = kSplit_;
-  static constexpr int kTiles = kTiles_;
-  static constexpr int kSteps = kSteps_;
-  static constexpr int kRows = 128 / kSplit;
-  static constexpr int kDepth = 64 * kSplit * kSteps;
-  static constexpr int kTokens = 8 * kTiles;
-  static constexpr int kStages = kTiles == 1 ? 5 : 4;
-  static constexpr int kPitch = 2 * kDepth;  // bytes of a row in a stage
-  static constexpr int kWeightBytes = kRows * kPitch;
-  static constexpr int kSumBytes = kSplit == 1 ? 0 : 4096 * kTiles;
-  static_assert(kStages + 1 < kStreamQueue, "the queue is too short");
-
-  static int stage_tokens(int tokens) { return tokens < kTokens ? tokens : kTokens; }
-  static size_t shared_bytes(int tokens, int pairs) {
-    return static_cast<size_t>(kStages) * (kWeightBytes + stage_tokens(tokens) * kPitch) +
-           kSumBytes + (3 * kStreamMaxGroups + kStreamQueue + 16) * sizeof(int) +
-           static_cast<size_t>(pairs) * sizeof(uint16_t);
-  }
-};
-
 __device__ __forceinline__ float silu(float v) { return v / (1.f + __expf(-v)); }
 
-// One item: a tile of weight rows of a group, with the group's tokens.
-struct StreamItem {
-  int group;  // of the launch
-  int tile;
-  int start;  // sorted position of the first token
-  int count;  // tokens
-};
-
 template <bool kGated, bool kGrouped, class Shape>
-class WeightStream {
+class WeightStream : StreamCopies<kGated, kGrouped, Shape> {
+  using Stages = StreamStages<Shape>;
+  using Stages::base_;
+  using Stages::chunks_;
+  using Stages::job_;
+  using Stages::stage_bytes_;
+  using Items = StreamItems<kGated, kGrouped, Shape>;
+  using Items::build_lists;
+  using Items::decode;
+  using Items::give_tickets_back;
+  using Items::pairs_;
+  using Items::queue_;
+  using Items::sums_;
+  using Items::total_;
+  using Copies = StreamCopies<kGated, kGrouped, Shape>;
+  using Copies::begin_load;
+  using Copies::begin_tokens;
+  using Copies::begin_weights;
+  using Copies::copy_column_;
+  using Copies::copy_offset_;
+  using Copies::copy_weights;
+  using Copies::kRowStep;
+  using Copies::kTokenCopies;
+  using Copies::load;
+  using Copies::load_index_;
+  using Copies::load_item_;
+  using Copies::ticket_;
+  using Copies::token_rows_;
+  using Product = StreamSums<kGrouped, Shape>;
+  using Fragments = typename Product::Fragments;
+  using Sums = typename Product::Sums;
+
   static constexpr int kSplit = Shape::kSplit;
   static constexpr int kTiles = Shape::kTiles;
-  static constexpr int kSteps = Shape::kSteps;
   static constexpr int kStages = Shape::kStages;
   static constexpr int kPitch = Shape::kPitch;
-  static constexpr int kSegments = kPitch / 16;                  // 16-byte pieces of a row
-  static constexpr int kRowStep = kStreamThreads / kSegments;    // rows that one copy covers
-  static constexpr int kWeightCopies = Shape::kRows / kRowStep;  // copies of each thread
-  static constexpr int kTokenCopies = (Shape::kTokens + kRowStep - 1) / kRowStep;
   static constexpr int kRowTiles = 8 / kSplit;
-  // Sums of one tile of tokens: where nothing else hides it, no product waits for the one before.
-  static constexpr int kChains = kTiles == 1 && !kGrouped ? 2 : 1;
-  using Sums = float[kTiles * kChains][4];
-  static_assert(kWeightCopies == 4 * kSteps && kRowStep % 2 == 0, "the copy pattern expects this");
 
  public:
-  __device__ WeightStream(const StreamJob& job, char* shared)
-      : job_(job),
-        base_(shared_address(shared)),
-        stage_bytes_(Shape::kWeightBytes + min(job.tokens, Shape::kTokens) * kPitch),
-        chunks_((job.depth + Shape::kDepth - 1) / Shape::kDepth) {
-    char* rest = shared + kStages * stage_bytes_;
-    sums_ = reinterpret_cast<float4*>(rest);
-    list_group_ = reinterpret_cast<int*>(rest + Shape::kSumBytes);
-    list_start_ = list_group_ + kStreamMaxGroups;
-    list_count_ = list_start_ + kStreamMaxGroups;
-    queue_ = list_count_ + kStreamMaxGroups;
-    warp_counts_ = queue_ + kStreamQueue;
-    pairs_ = reinterpret_cast<uint16_t*>(warp_counts_ + 16);
-    copy_row_ = threadIdx.x / kSegments;
-    const int segment = threadIdx.x % kSegments;
-    copy_column_ = segment * 8;
-    copy_offset_ = copy_row_ * kPitch + ((segment ^ ((copy_row_ & 1) << 2)) << 4);
-  }
+  __device__ WeightStream(const StreamJob& job, char* shared) : Copies(job, shared) {}
 
   __device__ void run() {
     const int warp = threadIdx.x / 32;
@@ -185,7 +129,7 @@ class WeightStream {
     int pass = 0;
     StreamItem current{};
     Sums acc;
-    Fragments from = fragments(warp, lane, 0);
+    Fragments from = Product::fragments(warp, lane, 0);
     int tiles = 0;
     cp_async_wait<kStages - 1>();
     __syncthreads();
@@ -194,10 +138,10 @@ class WeightStream {
         if (pass == 0) current = decode(item);
         const int left = min(current.count - pass * Shape::kTokens, Shape::kTokens);
         tiles = (left + 7) / 8;
-        from = fragments(warp, lane, left);
-        clear(acc);
+        from = Product::fragments(warp, lane, left);
+        Product::clear(acc);
       }
-      multiply(acc, tiles, base_ + slot * stage_bytes_, from);
+      Product::multiply(acc, tiles, base_ + slot * stage_bytes_, from);
 
       if (++chunk == chunks_) {
         chunk = 0;
@@ -221,190 +165,6 @@ class WeightStream {
   }
 
  private:
-  // ---- items ----
-
-  __device__ StreamItem decode(int item) const {
-    if (!kGrouped) return StreamItem{0, item, 0, job_.tokens};
-    const int entry = item / job_.tiles;
-    return StreamItem{list_group_[entry], item - entry * job_.tiles, list_start_[entry],
-                      list_count_[entry]};
-  }
-
-  __device__ bool is_always(int group) const {
-    return static_cast<unsigned>(group - job_.groups.first_always) <
-           static_cast<unsigned>(job_.groups.num_always);
-  }
-
-  // The groups that have tokens, those that always do first; the pairs' sorted list. Read from the
-  // L2: no pdl_wait() has emptied the L1 when the down product comes here.
-  __device__ void build_lists() {
-    const StreamGroups& groups = job_.groups;
-    const int thread = threadIdx.x;
-    int start = 0, count = 0;
-    bool always = false;
-    if (thread < groups.num_groups) {
-      start = __ldcg(groups.offsets + thread);
-      count = __ldcg(groups.offsets + thread + 1) - start;
-      always = is_always(thread);
-    }
-    if (thread == 0) {
-      queue_[0] = blockIdx.x;
-      queue_[1] = blockIdx.x + gridDim.x;
-    }
-    for (int p = thread; p < groups.pairs; p += kStreamThreads) {
-      pairs_[p] = static_cast<uint16_t>(__ldcg(groups.order + p));
-    }
-    const bool listed = count > 0 && !always;
-    const unsigned votes = __ballot_sync(0xffffffffu, listed);
-    if (thread % 32 == 0) warp_counts_[thread / 32] = __popc(votes);
-    __syncthreads();
-    int before = groups.num_always, all = groups.num_always;
-#pragma unroll
-    for (int w = 0; w < kStreamThreads / 32; ++w) {
-      if (w < thread / 32) before += warp_counts_[w];
-      all += warp_counts_[w];
-    }
-    const int entry = always ? thread - groups.first_always
-                             : before + __popc(votes & ((1u << (thread % 32)) - 1));
-    if (listed || always) {
-      list_group_[entry] = thread;
-      list_start_[entry] = start;
-      list_count_[entry] = count;
-    }
-    total_ = all * job_.tiles;
-    __syncthreads();
-  }
-
-  // The last block to end leaves the counters as it found them.
-  __device__ void give_tickets_back() {
-    if (threadIdx.x != 0) return;
-    int* tickets = job_.groups.tickets;
-    __threadfence();
-    if (atomicAdd(tickets + 1, 1) == static_cast<int>(gridDim.x) - 1) {
-      tickets[0] = 0;
-      tickets[1] = 0;
-    }
-  }
-
-  // ---- loading ----
-
-  __device__ void begin_load() {
-    load_item_ = decode(load_index_);
-    begin_weights();
-    begin_tokens();
-  }
-
-  __device__ void begin_weights() {
-    const size_t matrix = static_cast<size_t>(kGated ? 2 * job_.rows : job_.rows) * job_.depth;
-    weights_ = job_.w + (kGrouped ? load_item_.group * matrix : 0);
-#pragma unroll
-    for (int i = 0; i < kWeightCopies; ++i) {
-      const int r = copy_row_ + i * kRowStep;
-      int row;
-      if (kGated) {  // rows 0-7 of 16 are gates, 8-15 the same features' up rows
-        const int feature = load_item_.tile * (Shape::kRows / 2) + r / 16 * 8 + r % 8;
-        row = min(feature, job_.rows - 1) + (r % 16 < 8 ? 0 : job_.rows);
-      } else {
-        row = min(load_item_.tile * Shape::kRows + r, job_.rows - 1);
-      }
-      weight_offsets_[i] = static_cast<uint32_t>(row) * static_cast<uint32_t>(job_.depth);
-    }
-  }
-
-  __device__ void begin_tokens() {
-#pragma unroll
-    for (int i = 0; i < kTokenCopies; ++i) {
-      const int local = copy_row_ + i * kRowStep;
-      const int token = load_pass_ * Shape::kTokens + local;
-      token_rows_[i] = -1;
-      if (local < Shape::kTokens && token < load_item_.count) {
-        int row = token;
-        if (kGrouped) {
-          if (!kGated) row += load_item_.start;
-          if (kGated && !is_always(load_item_.group)) {
-            row = pairs_[row + load_item_.start] / job_.groups.slots;
-          }
-        }
-        token_rows_[i] = row;
-      }
-    }
-  }
-
-  __device__ void copy_weights(int slot, int chunk) const {
-    const int column = chunk * Shape::kDepth + copy_column_;
-    const bool valid = column < job_.depth;
-    const bf16* source = weights_ + (valid ? column : 0);
-    const uint32_t target = base_ + slot * stage_bytes_ + copy_offset_;
-#pragma unroll
-    for (int i = 0; i < kWeightCopies; ++i) {
-      cp_async_weights(target + i * (kRowStep * kPitch), source + weight_offsets_[i], valid);
-    }
-  }
-
-  __device__ void copy_tokens(int slot, int chunk) const {
-    const int column = chunk * Shape::kDepth + copy_column_;
-    const bool valid = column < job_.depth;
-    const bf16* source = job_.x + (valid ? column : 0);
-    const uint32_t target = base_ + slot * stage_bytes_ + Shape::kWeightBytes + copy_offset_;
-#pragma unroll
-    for (int i = 0; i < kTokenCopies; ++i) {
-      if (token_rows_[i] >= 0) {
-        cp_async_16(target + i * (kRowStep * kPitch),
-                    source + static_cast<size_t>(token_rows_[i]) * job_.depth, valid);
-      }
-    }
-  }
-
-  // Starts the copies of the next stage, if there is one, and moves on.
-  __device__ void load(int slot, bool with_weights) {
-    if (load_index_ >= total_) return;
-    if (with_weights) copy_weights(slot, load_chunk_);
-    copy_tokens(slot, load_chunk_);
-    if (++load_chunk_ < chunks_) return;
-    load_chunk_ = 0;
-    ++load_pass_;
-    if (load_pass_ * Shape::kTokens < load_item_.count) {
-      begin_tokens();
-      return;
-    }
-    load_pass_ = 0;
-    ++load_order_;
-    if (kGrouped) {
-      load_index_ = queue_[load_order_ % kStreamQueue];
-      if (threadIdx.x == 0) {  // for the item after this one: asked for an item ago
-        queue_[(load_order_ + 1) % kStreamQueue] = ticket_ + 2 * gridDim.x;
-        if (load_index_ < total_) ticket_ = atomicAdd(job_.groups.tickets, 1);
-      }
-    } else {
-      load_index_ += gridDim.x;
-    }
-    if (load_index_ < total_) begin_load();
-  }
-
-  // ---- computing ----
-
-  // Where a lane's fragments lie in a stage.
-  struct Fragments {
-    uint32_t a;
-    uint32_t b;
-    uint32_t b_last;  // of the last tile of tokens
-  };
-
-  // Lanes past the last of `tokens` read the last one: their columns are never stored.
-  __device__ static Fragments fragments(int warp, int lane, int tokens) {
-    const uint32_t g = lane / 4;
-    const uint32_t column = (warp % kSplit) * (8 * kSteps) + (lane % 4);
-    const uint32_t token = max(min((tokens - 1) / 8 * 8 + lane / 4, tokens - 1), 0);
-    return {((warp / kSplit) * 16 + g) * kPitch + ((column ^ ((g & 1) << 2)) << 4),
-            Shape::kWeightBytes + g * kPitch + ((column ^ ((g & 1) << 2)) << 4),
-            Shape::kWeightBytes + token * kPitch + ((column ^ ((token & 1) << 2)) << 4)};
-  }
-
-  __device__ __forceinline__ static void clear(Sums& acc) {
-#pragma unroll
-    for (int j = 0; j < kTiles * kChains; ++j) acc[j][0] = acc[j][1] = acc[j][2] = acc[j][3] = 0.f;
-  }
-
   // A dense product's last item in this block, all of whose weights are on their way: nothing is
   // loaded behind it, so one barrier does. What can be known of the token rows is known ahead.
   __device__ void run_last(int item, int warp, int lane) {
@@ -415,9 +175,9 @@ class WeightStream {
     for (int i = 0; i < kTokenCopies; ++i) {
       sources[i] = job_.x + static_cast<size_t>(max(token_rows_[i], 0)) * job_.depth + column;
     }
-    const Fragments from = fragments(warp, lane, job_.tokens);
+    const Fragments from = Product::fragments(warp, lane, job_.tokens);
     Sums acc;
-    clear(acc);
+    Product::clear(acc);
     pdl_wait();
     if (item >= total_) return;
 #pragma unroll
@@ -436,68 +196,13 @@ class WeightStream {
     cp_async_wait<0>();
     __syncthreads();
 #pragma unroll 1
-    for (int s = 0; s < chunks_; ++s) multiply(acc, 1, base_ + s * stage_bytes_, from);
+    for (int s = 0; s < chunks_; ++s) Product::multiply(acc, 1, base_ + s * stage_bytes_, from);
     store(acc, 1, decode(item), 0, warp, lane);
-  }
-
-  template <int kUsed>
-  __device__ __forceinline__ static void multiply_tiles(Sums& acc, uint32_t a, uint32_t b,
-                                                        uint32_t b_last) {
-#pragma unroll
-    for (int part = 0; part < 2 * kSteps; ++part) {  // of 32 columns
-      const int flip = part % 2 * 64;  // bit 6 of the swizzled address
-      const int step = part / 2 * 128;
-      const uint4 low = load_shared_16((a ^ flip) + step);
-      const uint4 high = load_shared_16((a ^ flip) + step + 8 * kPitch);
-      const uint32_t first[4] = {low.x, high.x, low.y, high.y};
-      const uint32_t second[4] = {low.z, high.z, low.w, high.w};
-#pragma unroll
-      for (int j = 0; j < kUsed; ++j) {
-        const uint32_t row = j == kUsed - 1 ? b_last : b + j * (8 * kPitch);
-        const uint4 v = load_shared_16((row ^ flip) + step);
-        const uint32_t b_first[2] = {v.x, v.y};
-        const uint32_t b_second[2] = {v.z, v.w};
-        mma_m16n8k16(acc[j * kChains + 2 * part % kChains], first, b_first);
-        mma_m16n8k16(acc[j * kChains + (2 * part + 1) % kChains], second, b_second);
-      }
-    }
-  }
-
-  __device__ __forceinline__ static void multiply(Sums& acc, int tiles, uint32_t stage,
-                                                  const Fragments& from) {
-    const uint32_t a = stage + from.a, b = stage + from.b, b_last = stage + from.b_last;
-    if constexpr (kTiles == 1) {
-      multiply_tiles<1>(acc, a, b, b_last);
-    } else {
-      switch (tiles) {
-        case 0: break;
-        case 1: multiply_tiles<1>(acc, a, b, b_last); break;
-        case 2: multiply_tiles<2>(acc, a, b, b_last); break;
-        case 3: multiply_tiles<3>(acc, a, b, b_last); break;
-        case 4: multiply_tiles<4>(acc, a, b, b_last); break;
-        default:
-          if constexpr (kTiles == 8) {
-            switch (tiles) {
-              case 5: multiply_tiles<5>(acc, a, b, b_last); break;
-              case 6: multiply_tiles<6>(acc, a, b, b_last); break;
-              case 7: multiply_tiles<7>(acc, a, b, b_last); break;
-              default: multiply_tiles<8>(acc, a, b, b_last); break;
-            }
-          }
-      }
-    }
   }
 
   __device__ void store(Sums& acc, int tiles, const StreamItem& item, int pass, int warp,
                         int lane) {
-#pragma unroll
-    for (int step = kChains / 2; step > 0; step /= 2) {  // one tile's
-#pragma unroll
-      for (int c = 0; c < step; ++c) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) acc[c][i] += acc[c + step][i];
-      }
-    }
+    Product::join(acc);
     if constexpr (kSplit == 1) {
 #pragma unroll
       for (int j = 0; j < kTiles; ++j) {
@@ -567,34 +272,6 @@ class WeightStream {
       }
     }
   }
-
-  const StreamJob& job_;
-  const uint32_t base_;
-  const int stage_bytes_;
-  const int chunks_;
-  int total_ = 0;  // items of the launch
-
-  float4* sums_;
-  int* list_group_;
-  int* list_start_;
-  int* list_count_;
-  int* queue_;
-  int* warp_counts_;
-  uint16_t* pairs_;
-
-  int copy_row_;
-  int copy_column_;
-  uint32_t copy_offset_;
-
-  const bf16* weights_ = nullptr;
-  uint32_t weight_offsets_[kWeightCopies];
-  int token_rows_[kTokenCopies];
-  StreamItem load_item_{};
-  int load_index_ = 0;
-  int load_order_ = 0;
-  int load_pass_ = 0;
-  int load_chunk_ = 0;
-  int ticket_ = 0;
 };
 
 template <bool kGated, bool kGrouped, int kSplit, int kTiles, int kSteps = 1>
