@@ -104,6 +104,20 @@ class StreamCopies : protected StreamItems<kGated, kGrouped, Shape> {
     }
   }
 
+  // For the item after the next, while there may be one; by thread 0, at the start and whenever an item
+  // begins to load. A block that needs no more says so at once, not at its end, where all would wait
+  // for the answer; the last one to say it leaves the counters as it found them. That needs no fence:
+  // every ticket was handed out, because each block has read its last one.
+  __device__ void draw_ticket() {
+    int* tickets = job_.groups.tickets;
+    if (load_index_ < total_) {
+      ticket_ = atomicAdd(tickets, 1);
+    } else if (atomicAdd(tickets + 1, 1) == static_cast<int>(gridDim.x) - 1) {
+      tickets[0] = 0;
+      tickets[1] = 0;
+    }
+  }
+
   // Starts the copies of the next stage, if there is one, and moves on.
   __device__ void load(int slot, bool with_weights) {
     if (load_index_ >= total_) return;
@@ -122,7 +136,7 @@ class StreamCopies : protected StreamItems<kGated, kGrouped, Shape> {
       load_index_ = queue_[load_order_ % kStreamQueue];
       if (threadIdx.x == 0) {  // for the item after this one: asked for an item ago
         queue_[(load_order_ + 1) % kStreamQueue] = ticket_ + 2 * gridDim.x;
-        if (load_index_ < total_) ticket_ = atomicAdd(job_.groups.tickets, 1);
+        draw_ticket();
       }
     } else {
       load_index_ += gridDim.x;

@@ -76,17 +76,6 @@ class StreamItems : protected StreamStages<Shape> {
     __syncthreads();
   }
 
-  // The last block to end leaves the counters as it found them.
-  __device__ void give_tickets_back() {
-    if (threadIdx.x != 0) return;
-    int* tickets = job_.groups.tickets;
-    __threadfence();
-    if (atomicAdd(tickets + 1, 1) == static_cast<int>(gridDim.x) - 1) {
-      tickets[0] = 0;
-      tickets[1] = 0;
-    }
-  }
-
   int total_ = 0;  // items of the launch
 
   float4* sums_;

@@ -12,7 +12,7 @@ namespace ernie {
 struct StreamGroups {
   const int* offsets;  // [num_groups + 1] sorted pairs of the launch's groups
   const int* order;    // [pairs] pair at each sorted position
-  int* tickets;        // [2] zero: items given out beyond the first two of each block, blocks done
+  int* tickets;        // [2] zero: items given out beyond each block's first two, blocks with enough
   int num_groups;
   int pairs;         // of all groups, also those of other launches
   int slots;         // pairs of one token

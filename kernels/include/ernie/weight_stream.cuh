@@ -39,7 +39,6 @@ class WeightStream : StreamCopies<kGated, kGrouped, Shape> {
   using Items = StreamItems<kGated, kGrouped, Shape>;
   using Items::build_lists;
   using Items::decode;
-  using Items::give_tickets_back;
   using Items::pairs_;
   using Items::queue_;
   using Items::sums_;
@@ -51,12 +50,12 @@ class WeightStream : StreamCopies<kGated, kGrouped, Shape> {
   using Copies::copy_column_;
   using Copies::copy_offset_;
   using Copies::copy_weights;
+  using Copies::draw_ticket;
   using Copies::kRowStep;
   using Copies::kTokenCopies;
   using Copies::load;
   using Copies::load_index_;
   using Copies::load_item_;
-  using Copies::ticket_;
   using Copies::token_rows_;
   using Product = StreamSums<kGrouped, Shape>;
   using Fragments = typename Product::Fragments;
@@ -114,7 +113,7 @@ class WeightStream : StreamCopies<kGated, kGrouped, Shape> {
       }
       build_lists();
     }
-    if (kGrouped && threadIdx.x == 0) ticket_ = atomicAdd(job_.groups.tickets, 1);
+    if (kGrouped && threadIdx.x == 0) draw_ticket();
     if (ahead == 0 && load_index_ < total_) begin_load();
     for (int s = started; s < kStages; ++s) {
       load(s, s >= ahead);
@@ -161,7 +160,6 @@ class WeightStream : StreamCopies<kGated, kGrouped, Shape> {
       cp_async_commit();
       if (++slot == kStages) slot = 0;
     }
-    if (kGrouped) give_tickets_back();
   }
 
  private:
