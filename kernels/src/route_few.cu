@@ -23,20 +23,6 @@ constexpr int kParts = kCluster * (kThreads / 32) / kExpertWarps;  // of the col
 constexpr int kSteps = 5;  // of 32 columns, held by a warp
 static_assert(kTokens * kMaxSlots <= kThreads, "a thread sorts each pair");
 
-#if defined(ERNIE_HOPPER)
-// Stores to where `place` is in block `rank` and counts the bytes on `barrier` there.
-__device__ __forceinline__ void tell(void* place, uint64_t* barrier, int rank, uint32_t word) {
-  asm volatile(
-      "{\n.reg .b32 place, barrier;\n"
-      "mapa.shared::cluster.u32 place, %0, %2;\n"
-      "mapa.shared::cluster.u32 barrier, %1, %2;\n"
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [place], %3, [barrier];\n}" ::"r"(
-          shared_address(place)),
-      "r"(shared_address(barrier)), "r"(rank), "r"(word)
-      : "memory");
-}
-#endif
-
 // Grid: one cluster. A warp has 16 experts and one of kParts parts of the columns; lane (g, t) =
 // (lane / 4, lane % 4) has columns 8t … 8t + 7 of each step, of experts g and g + 8.
 __global__ void ERNIE_CLUSTER(kCluster) __launch_bounds__(kThreads)
@@ -118,8 +104,8 @@ __global__ void ERNIE_CLUSTER(kCluster) __launch_bounds__(kThreads)
     float total = (is_odd ? high : low) + __shfl_xor_sync(0xffffffffu, is_odd ? low : high, 1);
     total += __shfl_xor_sync(0xffffffffu, total, 2);
     if (t < 2) {
-      tell(&sums[part][warp % kExpertWarps * 16 + t * 8 + g], &sums_arrived, token,
-           __float_as_uint(total));
+      tell_cluster(shared_address(&sums[part][warp % kExpertWarps * 16 + t * 8 + g]),
+                   shared_address(&sums_arrived), token, __float_as_uint(total));
     }
   }
 
@@ -141,7 +127,8 @@ __global__ void ERNIE_CLUSTER(kCluster) __launch_bounds__(kThreads)
     choose<kExperts / 32>(job, job.text, biases, logits, id, weight);
     if (lane < slots) {
       const int pair = rank * slots + lane;
-      tell(&ids[pair], &ids_arrived, 0, static_cast<uint32_t>(id));
+      tell_cluster(shared_address(&ids[pair]), shared_address(&ids_arrived), 0,
+                   static_cast<uint32_t>(id));
       job.ids[pair] = id;
       job.weights[pair] = weight;
     }

@@ -164,6 +164,43 @@ __device__ __forceinline__ void send_cluster(uint32_t remote, uint32_t barrier, 
       : "memory");
 }
 
+// The same, with this block's addresses of the place and of the barrier.
+__device__ __forceinline__ void tell_cluster(uint32_t place, uint32_t barrier, uint32_t rank,
+                                             uint32_t word) {
+  asm volatile(
+      "{\n.reg .b32 place, barrier;\n"
+      "mapa.shared::cluster.u32 place, %0, %2;\n"
+      "mapa.shared::cluster.u32 barrier, %1, %2;\n"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [place], %3, [barrier];\n}" ::
+          "r"(place),
+      "r"(barrier), "r"(rank), "r"(word)
+      : "memory");
+}
+
+__device__ __forceinline__ void tell_cluster(uint32_t place, uint32_t barrier, uint32_t rank,
+                                             uint64_t word) {
+  asm volatile(
+      "{\n.reg .b32 place, barrier;\n"
+      "mapa.shared::cluster.u32 place, %0, %2;\n"
+      "mapa.shared::cluster.u32 barrier, %1, %2;\n"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.u64 [place], %3, [barrier];\n}" ::
+          "r"(place),
+      "r"(barrier), "r"(rank), "l"(word)
+      : "memory");
+}
+
+__device__ __forceinline__ void tell_cluster(uint32_t place, uint32_t barrier, uint32_t rank,
+                                             ulonglong2 words) {
+  asm volatile(
+      "{\n.reg .b32 place, barrier;\n"
+      "mapa.shared::cluster.u32 place, %0, %2;\n"
+      "mapa.shared::cluster.u32 barrier, %1, %2;\n"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.u64 [place], {%3, %4}, [barrier];\n}" ::
+          "r"(place),
+      "r"(barrier), "r"(rank), "l"(words.x), "l"(words.y)
+      : "memory");
+}
+
 // ---- barriers of some warps of a block; number 0 is __syncthreads()
 
 template <int kBarrier, int kThreads>

@@ -136,14 +136,8 @@ __device__ void Row<kCluster>::tell(Message* place, unsigned rank, Message messa
                                     uint64_t* barrier) const {
 #if defined(ERNIE_HOPPER)
   if (kCluster > 1) {
-    asm volatile(
-        "{\n.reg .b32 place, barrier;\n"
-        "mapa.shared::cluster.u32 place, %0, %2;\n"
-        "mapa.shared::cluster.u32 barrier, %1, %2;\n"
-        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.u64 "
-        "[place], {%3, %4}, [barrier];\n}" ::"r"(shared_address(place)),
-        "r"(shared_address(barrier)), "r"(rank), "l"(message.amount), "l"(message.number)
-        : "memory");
+    tell_cluster(shared_address(place), shared_address(barrier), rank,
+                 make_ulonglong2(message.amount, message.number));
     return;
   }
 #endif
@@ -155,14 +149,7 @@ __device__ void Row<kCluster>::tell(uint64_t* place, unsigned rank, uint64_t ent
                                     uint64_t* barrier) const {
 #if defined(ERNIE_HOPPER)
   if (kCluster > 1) {
-    asm volatile(
-        "{\n.reg .b32 place, barrier;\n"
-        "mapa.shared::cluster.u32 place, %0, %2;\n"
-        "mapa.shared::cluster.u32 barrier, %1, %2;\n"
-        "st.async.shared::cluster.mbarrier::complete_tx::bytes.u64 "
-        "[place], %3, [barrier];\n}" ::"r"(shared_address(place)),
-        "r"(shared_address(barrier)), "r"(rank), "l"(entry)
-        : "memory");
+    tell_cluster(shared_address(place), shared_address(barrier), rank, entry);
     return;
   }
 #endif
