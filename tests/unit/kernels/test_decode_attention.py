@@ -25,7 +25,7 @@ def driver(tmp_path_factory):
 
 def _errors(driver, turn, heads, block_size, blocks, contexts, before=None, log_rounds=0):
     """(outputs, newest keys and values); heads: (KV heads, query heads to each)."""
-    case = [turn, len(contexts), *heads, block_size, blocks, log_rounds]
+    case = [blocks, log_rounds, turn, len(contexts), *heads, block_size]
     line = " ".join(map(str, [*case, *contexts, *(contexts if before is None else before)]))
     done = subprocess.run([driver], input=line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,11 +1,10 @@
-// Instructions of kernels/include/ernie/hopper.cuh on the CPU. Copies of the copy engine land in any
-// order, while somebody waits, and leave NaN until then.
+// Instructions of kernels/include/ernie/hopper.cuh on the CPU. Copies of the copy engine and messages
+// to other blocks land in any order, while somebody waits, and leave NaN until then.
 #pragma once
 
 #define ERNIE_HOPPER 1
 
 #include <map>
-#include <random>
 
 #include "ernie/mma.cuh"
 
@@ -31,48 +30,19 @@ struct Barrier {
   }
 };
 
-struct BoxCopy {
-  uint32_t to;
-  const CUtensorMap* map;
-  uint32_t barrier;
-  int column;
-  int64_t row;
-};
+inline std::map<std::pair<int, uint32_t>, Barrier> barriers;  // by block and address
+inline std::map<std::pair<int, int>, std::pair<int, int>> named_barriers;  // who waits, openings
 
-inline std::map<uint32_t, Barrier> barriers;
-inline std::vector<BoxCopy> flying;
-inline std::mt19937 chance(5);
-inline std::map<int, std::pair<int, int>> named_barriers;  // who waits, how often it opened
-
-inline Barrier& barrier_at(uint32_t address) {
-  const auto found = barriers.find(address);
+inline Barrier& barrier_at(uint32_t address, int rank = own_rank()) {
+  const auto found = barriers.find({rank, address});
   if (found == barriers.end()) stop("a barrier that is none");
   return found->second;
 }
 
-inline void land_one() {
-  const size_t chosen = chance() % flying.size();
-  const BoxCopy copy = flying[chosen];
-  flying.erase(flying.begin() + static_cast<long>(chosen));
-  for (int row = 0; row < copy.map->box_rows; ++row) {
-    if (copy.row + row >= copy.map->rows) stop("a copy past the end");
-    for (int chunk = 0; chunk < 8; ++chunk) {
-      std::memcpy(at(copy.to + row * 128 + (chunk ^ (row % 8)) * 16),
-                  copy.map->data + (copy.row + row) * copy.map->columns + copy.column + chunk * 8,
-                  16);
-    }
-  }
-  Barrier& barrier = barrier_at(copy.barrier);
-  barrier.bytes -= copy.map->box_rows * 128;
-  barrier.settle();
-}
-
-// Lets others go on; stops the test if nobody gets anywhere.
-inline void wait_a_turn() {
-  static long turns = 0;
-  if (++turns > 20'000'000) stop("endless waiting");
-  if (!flying.empty() && chance() % 64 == 0) land_one();
-  pause(Thread::kReady);
+inline void count_bytes(uint32_t barrier, int rank, int bytes) {
+  Barrier& its = barrier_at(barrier, rank);
+  its.bytes -= bytes;
+  its.settle();
 }
 
 }  // namespace emulator
@@ -80,12 +50,14 @@ inline void wait_a_turn() {
 namespace ernie {
 
 inline void mbarrier_init(uint32_t barrier, uint32_t count) {
-  const bool is_new =
-      emulator::barriers.insert({barrier, {int(count), int(count), 0, 0}}).second;
+  const emulator::Barrier fresh{int(count), int(count), 0, 0};
+  const bool is_new = emulator::barriers.insert({{emulator::own_rank(), barrier}, fresh}).second;
   if (!is_new) emulator::stop("a barrier is initialised twice");
 }
 
-inline void mbarrier_retire(uint32_t barrier) { emulator::barriers.erase(barrier); }
+inline void mbarrier_retire(uint32_t barrier) {
+  emulator::barriers.erase({emulator::own_rank(), barrier});
+}
 inline void mbarrier_fence_init() {}
 inline void fence_proxy_async() {}
 inline void prefetch_tensor_map(const CUtensorMap&) {}
@@ -101,7 +73,7 @@ inline void mbarrier_arrive_expect(uint32_t address, uint32_t bytes) {
 inline void mbarrier_arrive(uint32_t barrier) { mbarrier_arrive_expect(barrier, 0); }
 
 inline void mbarrier_wait(uint32_t barrier, uint32_t parity) {
-  while ((emulator::barrier_at(barrier).phase & 1) == parity) emulator::wait_a_turn();
+  emulator::wait_until([&] { return (emulator::barrier_at(barrier).phase & 1) != parity; });
 }
 
 inline void tma_load(uint32_t shared, const CUtensorMap& map, uint32_t barrier, int column,
@@ -112,18 +84,64 @@ inline void tma_load(uint32_t shared, const CUtensorMap& map, uint32_t barrier, 
       std::memset(emulator::at(shared + r * 128 + at), 0xff, 16);
     }
   }
-  emulator::flying.push_back({shared, &map, barrier, column, row});
+  char* const start = emulator::at(shared);
+  const int rank = emulator::own_rank();
+  emulator::flying.push_back({rank, [=, &map] {
+    for (int r = 0; r < map.box_rows; ++r) {
+      if (row + r >= map.rows) emulator::stop("a copy past the end");
+      for (int chunk = 0; chunk < 8; ++chunk) {
+        std::memcpy(start + r * 128 + (chunk ^ (r % 8)) * 16,
+                    map.data + (row + r) * map.columns + column + chunk * 8, 16);
+      }
+    }
+    emulator::count_bytes(barrier, rank, map.box_rows * 128);
+  }});
+}
+
+inline uint32_t cluster_rank() { return emulator::own_rank(); }
+
+inline void cluster_arrive() {
+  if (emulator::self().arrived >= 0) emulator::stop("a second arrival without a wait");
+  emulator::self().arrived = emulator::cluster_phase;
+  emulator::count_in();
+}
+
+inline void cluster_wait() {
+  emulator::Thread& thread = emulator::self();
+  if (thread.arrived < 0) emulator::stop("a wait without an arrival");
+  if (thread.arrived == emulator::cluster_phase) emulator::pause(emulator::State::kAtCluster);
+  thread.arrived = -1;
+}
+
+inline uint32_t cluster_address(uint32_t shared, uint32_t rank) {
+  const uint32_t address = shared | (rank + 1) << emulator::kRankShift;
+  if (emulator::rank_of(address) != static_cast<int>(rank)) emulator::stop("a rank out of bounds");
+  return address;
+}
+
+template <class T>
+void send_cluster(uint32_t remote, uint32_t barrier, T words) {
+  const int rank = emulator::rank_of(remote);
+  const uint32_t mask = (1u << emulator::kRankShift) - 1;
+  if (emulator::rank_of(barrier) != rank) emulator::stop("a message counts in another block");
+  if (emulator::has_ended(rank)) emulator::stop("a message to a block that has ended");
+  char* const to = emulator::at(remote & mask, sizeof words, rank);
+  std::memset(to, 0xff, sizeof words);
+  emulator::flying.push_back({rank, [=] {
+    std::memcpy(to, &words, sizeof words);
+    emulator::count_bytes(barrier & mask, rank, sizeof words);
+  }});
 }
 
 template <int kBarrier, int kThreads>
 void named_barrier_sync() {
-  auto& [waiting, opened] = emulator::named_barriers[kBarrier];
+  auto& [waiting, opened] = emulator::named_barriers[{emulator::own_rank(), kBarrier}];
   const int before = opened;
   if (++waiting == kThreads) {
     waiting = 0;
     ++opened;
   }
-  while (opened == before) emulator::wait_a_turn();
+  emulator::wait_until([&, &opened = opened] { return opened != before; });
 }
 
 }  // namespace ernie

@@ -6,7 +6,8 @@
 namespace ernie {
 
 inline uint32_t shared_address(const void* pointer) {
-  const auto offset = static_cast<const char*>(pointer) - emulator::shared.data();
+  const char* shared = emulator::shared_of(emulator::own_rank());
+  const auto offset = static_cast<const char*>(pointer) - shared;
   return static_cast<uint32_t>(offset) + emulator::kSharedStart;
 }
 
@@ -36,14 +37,14 @@ void cp_async_wait() {
 struct Operands {
   uint32_t a[4], b[2];
 };
-inline Operands operands[32][32];
+inline Operands operands[emulator::kMostThreads / 32][32];
 
 inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   const int lane = emulator::current % 32;
   Operands* warp = operands[emulator::current / 32];
   std::copy(a, a + 4, warp[lane].a);
   std::copy(b, b + 2, warp[lane].b);
-  emulator::pause(emulator::Thread::kInWarp);
+  emulator::pause(emulator::State::kInWarp);
   const auto half = [](uint32_t pair, int k) {
     return __uint_as_float(k % 2 ? pair & 0xffff0000u : pair << 16);
   };
@@ -56,31 +57,25 @@ inline void mma_m16n8k16(float (&d)[4], const uint32_t (&a)[4], const uint32_t (
               half(warp[column * 4 + t].b[k / 8], k);
     }
   }
-  emulator::pause(emulator::Thread::kInWarp);
-}
-
-// What `pick` makes of the values of all lanes of the warp.
-template <class Pick>
-uint32_t exchange(uint32_t value, const Pick& pick) {
-  return emulator::collective<uint32_t>(value, pick);
+  emulator::pause(emulator::State::kInWarp);
 }
 
 inline void load_matrices(uint32_t (&r)[4], uint32_t row_address, bool transposed) {
   const int lane = emulator::current % 32;
-  for (int m = 0; m < 4; ++m) {
-    r[m] = exchange(row_address, [&](const uint64_t* rows) {
-      uint32_t pair = 0;
+  emulator::collective<uint32_t>(row_address, [&](const uint64_t* rows) {
+    for (int m = 0; m < 4; ++m) {
+      r[m] = 0;
       for (int i = 0; i < 2; ++i) {
         const int line = lane / 4, across = lane % 4 * 2 + i;
         const int row = transposed ? across : line, column = transposed ? line : across;
         uint16_t element;
         std::memcpy(&element, emulator::at(static_cast<uint32_t>(rows[8 * m + row])) + column * 2,
                     sizeof element);
-        pair |= uint32_t(element) << (16 * i);
+        r[m] |= uint32_t(element) << (16 * i);
       }
-      return pair;
-    });
-  }
+    }
+    return 0;
+  });
 }
 
 inline void ldmatrix_x4(uint32_t (&r)[4], uint32_t row_address) {

@@ -1,4 +1,4 @@
-// Blocks run one after another: there is nothing to wait for.
+// The kernel before is what a driver says of it until a thread has waited: emulator::Thread.
 #pragma once
 
 namespace ernie {

@@ -1,0 +1,217 @@
+// The threads of a block, or of a cluster of blocks, on the CPU: each is a coroutine that runs until a
+// barrier, a warp's collective or its end. The blocks of a cluster go on by turns of any length, so
+// that some are far ahead of others. Shared addresses are checked: those of other blocks of the cluster
+// hold the block's rank, and are for messages alone. Clusters run one after another.
+#pragma once
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+namespace emulator {
+
+constexpr int kStackBytes = 1 << 16;
+constexpr int kMostThreads = 1024;  // of a cluster
+constexpr uint32_t kSharedStart = 1024;
+constexpr int kRankShift = 24;  // of a cluster address
+
+struct Copy {
+  char* to;
+  const void* from;
+  int bytes;
+};
+
+enum class State { kReady, kPolling, kAtBarrier, kAtCluster, kInWarp, kDone };
+
+struct Thread {
+  ucontext_t context;
+  State state = State::kReady;
+  bool has_waited = false;  // for the kernel before
+  int arrived = -1;         // in which phase of the cluster's barrier
+  std::vector<Copy> open;
+  std::deque<std::vector<Copy>> groups;
+};
+
+// What lands in a block's shared memory at any time.
+struct Flight {
+  int block;
+  std::function<void()> land;
+};
+
+struct Index {
+  unsigned x;
+};
+
+inline ucontext_t scheduler;
+inline std::vector<std::unique_ptr<char[]>> stacks;
+inline std::vector<std::unique_ptr<Thread>> threads;  // of the cluster, block after block
+inline int current = 0;
+inline int blocks = 1, block_threads = 1;
+inline std::function<void()> body;
+inline std::vector<char> shared;  // of the blocks, as much for each
+inline Index block, grid;
+inline bool has_moved = false;  // somebody, since it was last cleared
+inline std::vector<Flight> flying;
+inline std::mt19937 chance(5);
+inline int cluster_phase = 0, cluster_missing = 0;
+
+[[noreturn]] inline void stop(const char* why) {
+  std::fprintf(stderr, "%s (block %u, thread %d)\n", why, block.x, current % block_threads);
+  std::exit(1);
+}
+
+inline Thread& self() { return *threads[current]; }
+inline int own_rank() { return current / block_threads; }
+inline char* shared_of(int rank) { return shared.data() + shared.size() / blocks * rank; }
+
+inline void pause(State state) {
+  self().state = state;
+  swapcontext(&self().context, &scheduler);
+}
+
+inline bool has_ended(int rank) {
+  for (int i = rank * block_threads; i < (rank + 1) * block_threads; ++i) {
+    if (threads[i]->state != State::kDone) return false;
+  }
+  return true;
+}
+
+inline void land_one() {
+  const size_t chosen = chance() % flying.size();
+  const Flight flight = std::move(flying[chosen]);
+  flying.erase(flying.begin() + static_cast<long>(chosen));
+  if (has_ended(flight.block)) stop("something lands in a block that has ended");
+  flight.land();
+  has_moved = true;
+}
+
+// Lets others go on until done(); meanwhile something may land.
+template <class Done>
+void wait_until(const Done& done) {
+  while (!done()) {
+    if (!flying.empty() && chance() % 64 == 0) {
+      for (size_t landing = 1 + flying.size() / 64; landing > 0; --landing) land_one();
+    }
+    pause(State::kPolling);
+  }
+  self().state = State::kReady;
+  has_moved = true;
+}
+
+// The cluster's barrier opens when all threads that have not ended have arrived.
+inline void count_in() {
+  if (--cluster_missing > 0) return;
+  ++cluster_phase;
+  for (const auto& thread : threads) {
+    if (thread->state != State::kDone) ++cluster_missing;
+    if (thread->state == State::kAtCluster) thread->state = State::kReady;
+  }
+}
+
+inline void start() {
+  body();
+  self().state = State::kDone;
+  if (self().arrived != cluster_phase) count_in();
+  pause(State::kDone);
+}
+
+// Threads first … last - 1 go on if all that have not ended wait in `state`.
+inline bool release(int first, int last, State state) {
+  bool any = false;
+  for (int i = first; i < last; ++i) {
+    if (threads[i]->state == State::kDone) continue;
+    if (threads[i]->state != state) return false;
+    any = true;
+  }
+  for (int i = first; any && i < last; ++i) {
+    if (threads[i]->state == state) threads[i]->state = State::kReady;
+  }
+  return any;
+}
+
+// Every thread of a block goes on as far as it can; false if none got anywhere.
+inline bool run_turn(int rank) {
+  const int first = rank * block_threads, last = first + block_threads;
+  has_moved = false;
+  for (current = first; current < last; ++current) {
+    if (self().state != State::kReady && self().state != State::kPolling) continue;
+    if (self().state == State::kReady) has_moved = true;
+    swapcontext(&scheduler, &self().context);
+  }
+  for (int warp = first; warp < last; warp += 32) {
+    has_moved |= release(warp, std::min(warp + 32, last), State::kInWarp);
+  }
+  has_moved |= release(first, last, State::kAtBarrier);
+  return has_moved;
+}
+
+// Runs a cluster of `count` blocks of `each` threads, of which the first is block.x.
+inline void run_cluster(int count, int each, std::function<void()> function) {
+  const unsigned first_block = block.x;
+  body = std::move(function);
+  blocks = count;
+  block_threads = each;
+  cluster_phase = 0;
+  cluster_missing = count * each;
+  if (cluster_missing > kMostThreads) stop("more threads than a cluster has");
+  threads.clear();
+  while (static_cast<int>(threads.size()) < count * each) {
+    if (stacks.size() == threads.size()) stacks.emplace_back(new char[kStackBytes]);
+    ucontext_t& context = threads.emplace_back(std::make_unique<Thread>())->context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = stacks[threads.size() - 1].get();
+    context.uc_stack.ss_size = kStackBytes;
+    context.uc_link = &scheduler;
+    makecontext(&context, start, 0);
+  }
+  std::vector<int> running(count);  // blocks
+  for (int rank = 0; rank < count; ++rank) running[rank] = rank;
+  for (size_t idle = 0; !running.empty();) {
+    // A block that gets nowhere gives way to the next one; if none gets anywhere, something lands.
+    const size_t chosen = idle > 0 ? idle - 1 : chance() % running.size();
+    const int rank = running[chosen];
+    block.x = first_block + rank;
+    bool any = false;
+    for (int turns = 1 << chance() % 10; turns > 0 && run_turn(rank); --turns) any = true;
+    if (has_ended(rank)) running.erase(running.begin() + static_cast<long>(chosen));
+    idle = any ? 0 : idle + 1;
+    if (idle <= running.size()) continue;
+    if (flying.empty()) stop("deadlock");
+    land_one();
+    idle = 0;
+  }
+  current = 0;
+  block.x = first_block;
+  if (!flying.empty()) stop("a copy that nobody waits for");
+}
+
+inline void run_block(int count, std::function<void()> function) {
+  run_cluster(1, count, std::move(function));
+}
+
+// The bytes at an address of a block's shared memory.
+inline char* at(uint32_t address, uint32_t bytes = 16, int rank = own_rank()) {
+  if (address < kSharedStart || address - kSharedStart + bytes > shared.size() / blocks ||
+      address % bytes != 0) {
+    stop("a shared access out of bounds");
+  }
+  return shared_of(rank) + (address - kSharedStart);
+}
+
+// Of what block of the cluster an address is.
+inline int rank_of(uint32_t address) {
+  const int rank = static_cast<int>(address >> kRankShift) - 1;
+  if (rank < 0 || rank >= blocks) stop("an address of no block of the cluster");
+  return rank;
+}
+
+}  // namespace emulator
