@@ -1,8 +1,9 @@
 // A case of decode attention on the CPU: cache, queries, what the kernel before still writes, and what
 // float64 makes of them. Read of a line:
-//   turn (0 done, 1 neighbours, 2 halves) sequences KV_heads ratio block_size
+//   turn (0 done, 1 neighbours, 2 halves) sequences KV_heads ratio block_size has_old_pages
 //   contexts… lengths that are there while the kernel before still runs…
-// Where these differ, block tables differ as well.
+// With old pages, so are other pages, and numbers that are none. Where there is nothing to turn, that
+// kernel writes the newest keys.
 #pragma once
 
 #include <climits>
@@ -36,7 +37,7 @@ inline bf16 random_value() {
 }
 
 // The larger one, NaN above all.
-inline double worse(double a, double b) { return b <= a ? a : b; }
+inline double worse(double a, double b) { return b > a || std::isnan(b) ? b : a; }
 
 inline std::vector<bf16> poison(size_t count) { return std::vector<bf16>(count, bf16{0xffff}); }
 
@@ -63,7 +64,7 @@ class DecodeCase {
  public:
   explicit DecodeCase(std::istream& in) {
     int turn;
-    in >> turn >> p.sequences >> p.nkv >> p.ratio >> block_size_;
+    in >> turn >> p.sequences >> p.nkv >> p.ratio >> block_size_ >> has_old_pages_;
     turn_ = static_cast<Turn>(turn);
     for (std::vector<int>* all : {&lengths.values, &lengths.before}) {
       all->resize(p.sequences);
@@ -129,7 +130,7 @@ class DecodeCase {
     std::iota(tables.values.begin(), tables.values.end(), 1);
     std::shuffle(tables.values.begin(), tables.values.end(), generator);
     tables.before = tables.values;
-    if (lengths.values != lengths.before) {
+    if (has_old_pages_) {
       for (int& page : tables.before) {
         const int wild[] = {page, page, page, -1, pages, INT_MAX, page % (pages - 1) + 1};
         page = wild[generator() % std::size(wild)];
@@ -157,6 +158,12 @@ class DecodeCase {
       cosines_[i] = std::cos(angle);
       sines_[i] = std::sin(angle);
     }
+    emulator::is_racing = [&](const void* from) {
+      const auto is_in = [&](const std::vector<bf16>& cache) {
+        return from >= cache.data() && from < cache.data() + cache.size();
+      };
+      return turn_ == Turn::kDone && (is_in(keys_) || is_in(values_));
+    };
     out_ = poison(size_t(p.sequences) * p.nkv * p.ratio * kHead);
     p.q = qkv_.data(), p.out = out_.data();
     p.k_cache = keys_.data(), p.v_cache = values_.data(), p.num_pages = pages;
@@ -218,6 +225,7 @@ class DecodeCase {
 
   Turn turn_;
   int block_size_, width_ = 0;
+  bool has_old_pages_;
   std::vector<bf16> keys_, values_, qkv_, out_;
   std::vector<float> cosines_, sines_, parts_;
   std::vector<float2> sums_;

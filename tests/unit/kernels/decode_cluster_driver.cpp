@@ -1,4 +1,4 @@
-// Runs ernie/decode_cluster_block.cuh on the CPU, clusters in any order. Each input line is a case:
+// Runs ernie/decode_cluster_block.cuh on the CPU, two clusters at a time. Each input line is a case:
 //   clusters most_splits, then what decode_attention_case.h reads
 // Its output line is that header's report.
 #include "ernie/decode_cluster_block.cuh"
@@ -18,16 +18,14 @@ void run(DecodeCase& one, int clusters, int most_splits) {
   one.p.most_splits = most_splits;
   one.make_parts(rule, kBlocks);
   emulator::grid.x = clusters * kBlocks;
-  std::vector<int> order(clusters);
-  std::iota(order.begin(), order.end(), 0);
-  std::shuffle(order.begin(), order.end(), generator);
-  for (const int c : order) {
-    emulator::block.x = c * kBlocks;
+  for (int first = 0; first < clusters; first += 2) {
+    const int together = std::min(2, clusters - first);
+    emulator::block.x = first * kBlocks;
     emulator::barriers.clear();
-    emulator::shared.assign(kBlocks * sizeof(cluster::Shared), static_cast<char>(0xff));
+    emulator::shared.assign(together * kBlocks * sizeof(cluster::Shared), static_cast<char>(0xff));
     one.with_turn([&](auto turn) {
-      emulator::run_cluster(kBlocks, cluster::kThreads, [&] {
-        char* shared = emulator::shared_of(emulator::own_rank());
+      emulator::run_clusters(together, kBlocks, cluster::kThreads, [&] {
+        char* shared = emulator::shared_of(emulator::own_block());
         cluster::run_block<turn.value>(one.p, rule, *reinterpret_cast<cluster::Shared*>(shared));
       });
     });

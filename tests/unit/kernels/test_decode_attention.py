@@ -24,8 +24,9 @@ def driver(tmp_path_factory):
 
 
 def _errors(driver, turn, heads, block_size, blocks, contexts, before=None, log_rounds=0):
-    """(outputs, newest keys and values); heads: (KV heads, query heads to each)."""
-    case = [blocks, log_rounds, turn, len(contexts), *heads, block_size]
+    """(outputs, newest keys and values); heads: (KV heads, query heads to each); before: lengths
+    until the kernel before has ended, with old pages."""
+    case = [blocks, log_rounds, turn, len(contexts), *heads, block_size, int(before is not None)]
     line = " ".join(map(str, [*case, *contexts, *(contexts if before is None else before)]))
     done = subprocess.run([driver], input=line, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -57,8 +58,8 @@ def test_eight_heads_joined_in_rounds(driver, log_rounds):
     assert outputs < ROUNDING
 
 
-@pytest.mark.parametrize("before", [[0, 0], [300, 900], [1000, 64], [64, 1000]])
-def test_lengths_that_change_while_the_kernel_before_runs(driver, before):
+@pytest.mark.parametrize("before", [[900, 64], [0, 0], [300, 900], [1000, 64], [64, 1000]])
+def test_lengths_and_pages_that_change_while_the_kernel_before_runs(driver, before):
     for blocks in (1, 3):
         outputs, newest = _errors(driver, NEIGHBOURS, (1, 5), 64, blocks, [900, 64], before)
         assert outputs < ROUNDING and newest < 0.02

@@ -25,8 +25,10 @@ def driver(tmp_path_factory):
 
 
 def _check(driver, turn, heads, block_size, contexts, before=None, clusters=2, most_splits=1):
-    """heads: (KV heads, query heads to each); before: lengths until the kernel before has ended."""
-    case = [clusters, most_splits, turn, len(contexts), *heads, block_size]
+    """heads: (KV heads, query heads to each); before: lengths until the kernel before has ended,
+    with old pages."""
+    old_pages = int(before is not None)
+    case = [clusters, most_splits, turn, len(contexts), *heads, block_size, old_pages]
     line = " ".join(map(str, [*case, *contexts, *(contexts if before is None else before)]))
     run = subprocess.run([driver], input=line, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, run.stderr
@@ -73,7 +75,8 @@ def test_query_heads_to_a_kv_head(driver, ratio, turn):
 
 
 @pytest.mark.parametrize(
-    "before", [[0, 0, 0], [300, 900, 5], [1200, 64, 0], [64, 1200, 40], [1190, 65, 33]]
+    "before",
+    [[1200, 64, 33], [0, 0, 0], [300, 900, 5], [1200, 64, 0], [64, 1200, 40], [1190, 65, 33]],
 )
 @pytest.mark.parametrize("turn", [DONE, NEIGHBOURS])
 def test_lengths_and_pages_that_change_while_the_kernel_before_runs(driver, turn, before):

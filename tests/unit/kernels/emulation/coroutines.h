@@ -1,7 +1,7 @@
-// The threads of a block, or of a cluster of blocks, on the CPU: each is a coroutine that runs until a
-// barrier, a warp's collective or its end. The blocks of a cluster go on by turns of any length, so
-// that some are far ahead of others. Shared addresses are checked: those of other blocks of the cluster
-// hold the block's rank, and are for messages alone. Clusters run one after another.
+// The threads of a block, or of some clusters of blocks, on the CPU: each is a coroutine that runs until
+// a barrier, a warp's collective or its end. Blocks go on by turns of any length and warps sleep now and
+// then, so that some are far ahead of others. Shared addresses are checked: those of other blocks of the
+// cluster hold the block's rank, and are for messages alone.
 #pragma once
 
 #include <ucontext.h>
@@ -20,7 +20,7 @@
 namespace emulator {
 
 constexpr int kStackBytes = 1 << 16;
-constexpr int kMostThreads = 1024;  // of a cluster
+constexpr int kMostThreads = 2048;  // that run together
 constexpr uint32_t kSharedStart = 1024;
 constexpr int kRankShift = 24;  // of a cluster address
 
@@ -53,16 +53,25 @@ struct Index {
 
 inline ucontext_t scheduler;
 inline std::vector<std::unique_ptr<char[]>> stacks;
-inline std::vector<std::unique_ptr<Thread>> threads;  // of the cluster, block after block
+inline std::vector<std::unique_ptr<Thread>> threads;  // block after block
 inline int current = 0;
-inline int blocks = 1, block_threads = 1;
+inline int blocks = 1, cluster_blocks = 1, block_threads = 1;
 inline std::function<void()> body;
 inline std::vector<char> shared;  // of the blocks, as much for each
 inline Index block, grid;
+inline std::function<bool(const void*)> is_racing;  // what the kernel before may still write
 inline bool has_moved = false;  // somebody, since it was last cleared
+inline bool is_over = false;    // the block's turn
+inline int asleep[kMostThreads / 32];  // turns that a warp is to miss
 inline std::vector<Flight> flying;
 inline std::mt19937 chance(5);
-inline int cluster_phase = 0, cluster_missing = 0;
+
+// A cluster's barrier.
+struct Meeting {
+  int phase;
+  int missing;  // threads
+};
+inline std::vector<Meeting> meetings;
 
 [[noreturn]] inline void stop(const char* why) {
   std::fprintf(stderr, "%s (block %u, thread %d)\n", why, block.x, current % block_threads);
@@ -70,16 +79,24 @@ inline int cluster_phase = 0, cluster_missing = 0;
 }
 
 inline Thread& self() { return *threads[current]; }
-inline int own_rank() { return current / block_threads; }
-inline char* shared_of(int rank) { return shared.data() + shared.size() / blocks * rank; }
+inline int own_block() { return current / block_threads; }  // of those that run together
+inline Meeting& meeting() { return meetings[own_block() / cluster_blocks]; }
+inline char* shared_of(int which) { return shared.data() + shared.size() / blocks * which; }
 
 inline void pause(State state) {
   self().state = state;
   swapcontext(&self().context, &scheduler);
 }
 
-inline bool has_ended(int rank) {
-  for (int i = rank * block_threads; i < (rank + 1) * block_threads; ++i) {
+// Where others may go on because of what this thread has just done, some do before it does.
+inline void linger() {
+  if (chance() % 2 == 0) return;
+  is_over = true;
+  pause(State::kReady);
+}
+
+inline bool has_ended(int which) {
+  for (int i = which * block_threads; i < (which + 1) * block_threads; ++i) {
     if (threads[i]->state != State::kDone) return false;
   }
   return true;
@@ -109,18 +126,19 @@ void wait_until(const Done& done) {
 
 // The cluster's barrier opens when all threads that have not ended have arrived.
 inline void count_in() {
-  if (--cluster_missing > 0) return;
-  ++cluster_phase;
-  for (const auto& thread : threads) {
-    if (thread->state != State::kDone) ++cluster_missing;
-    if (thread->state == State::kAtCluster) thread->state = State::kReady;
+  if (--meeting().missing > 0) return;
+  ++meeting().phase;
+  const int each = cluster_blocks * block_threads, first = current / each * each;
+  for (int i = first; i < first + each; ++i) {
+    if (threads[i]->state != State::kDone) ++meeting().missing;
+    if (threads[i]->state == State::kAtCluster) threads[i]->state = State::kReady;
   }
 }
 
 inline void start() {
   body();
   self().state = State::kDone;
-  if (self().arrived != cluster_phase) count_in();
+  if (self().arrived != meeting().phase) count_in();
   pause(State::kDone);
 }
 
@@ -139,14 +157,18 @@ inline bool release(int first, int last, State state) {
 }
 
 // Every thread of a block goes on as far as it can; false if none got anywhere.
-inline bool run_turn(int rank) {
-  const int first = rank * block_threads, last = first + block_threads;
+inline bool run_turn(int which) {
+  const int first = which * block_threads, last = first + block_threads;
   has_moved = false;
   for (current = first; current < last; ++current) {
+    if (current % 32 == 0 && asleep[current / 32] == 0 && chance() % 256 == 0) {
+      asleep[current / 32] = 1 << chance() % 10;
+    }
     if (self().state != State::kReady && self().state != State::kPolling) continue;
-    if (self().state == State::kReady) has_moved = true;
-    swapcontext(&scheduler, &self().context);
+    if (self().state == State::kReady || asleep[current / 32] > 0) has_moved = true;
+    if (asleep[current / 32] == 0) swapcontext(&scheduler, &self().context);
   }
+  for (int warp = first; warp < last; warp += 32) asleep[warp / 32] -= asleep[warp / 32] > 0;
   for (int warp = first; warp < last; warp += 32) {
     has_moved |= release(warp, std::min(warp + 32, last), State::kInWarp);
   }
@@ -154,17 +176,18 @@ inline bool run_turn(int rank) {
   return has_moved;
 }
 
-// Runs a cluster of `count` blocks of `each` threads, of which the first is block.x.
-inline void run_cluster(int count, int each, std::function<void()> function) {
+// Runs `clusters` clusters of `count` blocks of `each` threads, of which the first block is block.x.
+inline void run_clusters(int clusters, int count, int each, std::function<void()> function) {
   const unsigned first_block = block.x;
   body = std::move(function);
-  blocks = count;
+  blocks = clusters * count;
+  cluster_blocks = count;
   block_threads = each;
-  cluster_phase = 0;
-  cluster_missing = count * each;
-  if (cluster_missing > kMostThreads) stop("more threads than a cluster has");
+  if (blocks * each > kMostThreads) stop("more threads than can run together");
+  meetings.assign(clusters, {0, count * each});
+  std::fill(std::begin(asleep), std::end(asleep), 0);
   threads.clear();
-  while (static_cast<int>(threads.size()) < count * each) {
+  while (static_cast<int>(threads.size()) < blocks * each) {
     if (stacks.size() == threads.size()) stacks.emplace_back(new char[kStackBytes]);
     ucontext_t& context = threads.emplace_back(std::make_unique<Thread>())->context;
     getcontext(&context);
@@ -173,16 +196,17 @@ inline void run_cluster(int count, int each, std::function<void()> function) {
     context.uc_link = &scheduler;
     makecontext(&context, start, 0);
   }
-  std::vector<int> running(count);  // blocks
-  for (int rank = 0; rank < count; ++rank) running[rank] = rank;
+  std::vector<int> running(blocks);
+  for (int which = 0; which < blocks; ++which) running[which] = which;
   for (size_t idle = 0; !running.empty();) {
     // A block that gets nowhere gives way to the next one; if none gets anywhere, something lands.
     const size_t chosen = idle > 0 ? idle - 1 : chance() % running.size();
-    const int rank = running[chosen];
-    block.x = first_block + rank;
+    const int which = running[chosen];
+    block.x = first_block + which;
     bool any = false;
-    for (int turns = 1 << chance() % 10; turns > 0 && run_turn(rank); --turns) any = true;
-    if (has_ended(rank)) running.erase(running.begin() + static_cast<long>(chosen));
+    is_over = false;
+    for (int turns = 1 << chance() % 10; turns > 0 && !is_over && run_turn(which); --turns) any = true;
+    if (has_ended(which)) running.erase(running.begin() + static_cast<long>(chosen));
     idle = any ? 0 : idle + 1;
     if (idle <= running.size()) continue;
     if (flying.empty()) stop("deadlock");
@@ -195,23 +219,23 @@ inline void run_cluster(int count, int each, std::function<void()> function) {
 }
 
 inline void run_block(int count, std::function<void()> function) {
-  run_cluster(1, count, std::move(function));
+  run_clusters(1, 1, count, std::move(function));
 }
 
 // The bytes at an address of a block's shared memory.
-inline char* at(uint32_t address, uint32_t bytes = 16, int rank = own_rank()) {
+inline char* at(uint32_t address, uint32_t bytes = 16, int which = own_block()) {
   if (address < kSharedStart || address - kSharedStart + bytes > shared.size() / blocks ||
       address % bytes != 0) {
     stop("a shared access out of bounds");
   }
-  return shared_of(rank) + (address - kSharedStart);
+  return shared_of(which) + (address - kSharedStart);
 }
 
-// Of what block of the cluster an address is.
-inline int rank_of(uint32_t address) {
+// Which block an address of the cluster is of.
+inline int block_of(uint32_t address) {
   const int rank = static_cast<int>(address >> kRankShift) - 1;
-  if (rank < 0 || rank >= blocks) stop("an address of no block of the cluster");
-  return rank;
+  if (rank < 0 || rank >= cluster_blocks) stop("an address of no block of the cluster");
+  return own_block() / cluster_blocks * cluster_blocks + rank;
 }
 
 }  // namespace emulator

@@ -22,8 +22,10 @@ inline void store_shared_4(uint32_t to, uint32_t value) {
 inline void clear_shared_16(uint32_t to) { std::memset(emulator::at(to), 0, 16); }
 
 inline int arrive(int* counter, int count) {
+  const int before = *counter;
   *counter += count;
-  return *counter - count;
+  emulator::linger();
+  return before;
 }
 
 inline uint32_t transpose_8x8(uint32_t pair) {

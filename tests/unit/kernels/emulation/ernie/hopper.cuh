@@ -33,14 +33,14 @@ struct Barrier {
 inline std::map<std::pair<int, uint32_t>, Barrier> barriers;  // by block and address
 inline std::map<std::pair<int, int>, std::pair<int, int>> named_barriers;  // who waits, openings
 
-inline Barrier& barrier_at(uint32_t address, int rank = own_rank()) {
-  const auto found = barriers.find({rank, address});
+inline Barrier& barrier_at(uint32_t address, int block = own_block()) {
+  const auto found = barriers.find({block, address});
   if (found == barriers.end()) stop("a barrier that is none");
   return found->second;
 }
 
-inline void count_bytes(uint32_t barrier, int rank, int bytes) {
-  Barrier& its = barrier_at(barrier, rank);
+inline void count_bytes(uint32_t barrier, int block, int bytes) {
+  Barrier& its = barrier_at(barrier, block);
   its.bytes -= bytes;
   its.settle();
 }
@@ -51,12 +51,12 @@ namespace ernie {
 
 inline void mbarrier_init(uint32_t barrier, uint32_t count) {
   const emulator::Barrier fresh{int(count), int(count), 0, 0};
-  const bool is_new = emulator::barriers.insert({{emulator::own_rank(), barrier}, fresh}).second;
+  const bool is_new = emulator::barriers.insert({{emulator::own_block(), barrier}, fresh}).second;
   if (!is_new) emulator::stop("a barrier is initialised twice");
 }
 
 inline void mbarrier_retire(uint32_t barrier) {
-  emulator::barriers.erase({emulator::own_rank(), barrier});
+  emulator::barriers.erase({emulator::own_block(), barrier});
 }
 inline void mbarrier_fence_init() {}
 inline void fence_proxy_async() {}
@@ -85,8 +85,8 @@ inline void tma_load(uint32_t shared, const CUtensorMap& map, uint32_t barrier, 
     }
   }
   char* const start = emulator::at(shared);
-  const int rank = emulator::own_rank();
-  emulator::flying.push_back({rank, [=, &map] {
+  const int block = emulator::own_block();
+  emulator::flying.push_back({block, [=, &map] {
     for (int r = 0; r < map.box_rows; ++r) {
       if (row + r >= map.rows) emulator::stop("a copy past the end");
       for (int chunk = 0; chunk < 8; ++chunk) {
@@ -94,48 +94,48 @@ inline void tma_load(uint32_t shared, const CUtensorMap& map, uint32_t barrier, 
                     map.data + (row + r) * map.columns + column + chunk * 8, 16);
       }
     }
-    emulator::count_bytes(barrier, rank, map.box_rows * 128);
+    emulator::count_bytes(barrier, block, map.box_rows * 128);
   }});
 }
 
-inline uint32_t cluster_rank() { return emulator::own_rank(); }
+inline uint32_t cluster_rank() { return emulator::own_block() % emulator::cluster_blocks; }
 
 inline void cluster_arrive() {
   if (emulator::self().arrived >= 0) emulator::stop("a second arrival without a wait");
-  emulator::self().arrived = emulator::cluster_phase;
+  emulator::self().arrived = emulator::meeting().phase;
   emulator::count_in();
+  emulator::linger();
 }
 
 inline void cluster_wait() {
   emulator::Thread& thread = emulator::self();
   if (thread.arrived < 0) emulator::stop("a wait without an arrival");
-  if (thread.arrived == emulator::cluster_phase) emulator::pause(emulator::State::kAtCluster);
+  if (thread.arrived == emulator::meeting().phase) emulator::pause(emulator::State::kAtCluster);
   thread.arrived = -1;
 }
 
 inline uint32_t cluster_address(uint32_t shared, uint32_t rank) {
-  const uint32_t address = shared | (rank + 1) << emulator::kRankShift;
-  if (emulator::rank_of(address) != static_cast<int>(rank)) emulator::stop("a rank out of bounds");
-  return address;
+  if (rank >= static_cast<uint32_t>(emulator::cluster_blocks)) emulator::stop("a rank out of bounds");
+  return shared | (rank + 1) << emulator::kRankShift;
 }
 
 template <class T>
 void send_cluster(uint32_t remote, uint32_t barrier, T words) {
-  const int rank = emulator::rank_of(remote);
+  const int target = emulator::block_of(remote);
   const uint32_t mask = (1u << emulator::kRankShift) - 1;
-  if (emulator::rank_of(barrier) != rank) emulator::stop("a message counts in another block");
-  if (emulator::has_ended(rank)) emulator::stop("a message to a block that has ended");
-  char* const to = emulator::at(remote & mask, sizeof words, rank);
+  if (emulator::block_of(barrier) != target) emulator::stop("a message counts in another block");
+  if (emulator::has_ended(target)) emulator::stop("a message to a block that has ended");
+  char* const to = emulator::at(remote & mask, sizeof words, target);
   std::memset(to, 0xff, sizeof words);
-  emulator::flying.push_back({rank, [=] {
+  emulator::flying.push_back({target, [=] {
     std::memcpy(to, &words, sizeof words);
-    emulator::count_bytes(barrier & mask, rank, sizeof words);
+    emulator::count_bytes(barrier & mask, target, sizeof words);
   }});
 }
 
 template <int kBarrier, int kThreads>
 void named_barrier_sync() {
-  auto& [waiting, opened] = emulator::named_barriers[{emulator::own_rank(), kBarrier}];
+  auto& [waiting, opened] = emulator::named_barriers[{emulator::own_block(), kBarrier}];
   const int before = opened;
   if (++waiting == kThreads) {
     waiting = 0;

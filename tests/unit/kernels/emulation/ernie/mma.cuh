@@ -6,7 +6,7 @@
 namespace ernie {
 
 inline uint32_t shared_address(const void* pointer) {
-  const char* shared = emulator::shared_of(emulator::own_rank());
+  const char* shared = emulator::shared_of(emulator::own_block());
   const auto offset = static_cast<const char*>(pointer) - shared;
   return static_cast<uint32_t>(offset) + emulator::kSharedStart;
 }
@@ -14,6 +14,9 @@ inline uint32_t shared_address(const void* pointer) {
 inline void cp_async_16(uint32_t shared, const void* global, bool valid = true) {
   const volatile char readable = *static_cast<const char*>(global);
   static_cast<void>(readable);
+  if (!emulator::self().has_waited && emulator::is_racing && emulator::is_racing(global)) {
+    emulator::stop("a copy of what the kernel before may still write");
+  }
   std::memset(emulator::at(shared), 0xff, 16);
   emulator::self().open.push_back({emulator::at(shared), global, valid ? 16 : 0});
 }
