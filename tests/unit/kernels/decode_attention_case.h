@@ -103,7 +103,9 @@ class DecodeCase {
 
   // "error newest": the largest relative error of an output row, the largest difference of a newest
   // key or value in the cache.
-  void report(std::ostream& out) const {
+  void report(std::ostream& out) {
+    expect_newest_alone(keys_, keys_before_);
+    expect_newest_alone(values_, values_before_);
     for (const int count : arrivals_) {
       if (count != 0) emulator::stop("arrivals are left");
     }
@@ -164,6 +166,7 @@ class DecodeCase {
       };
       return turn_ == Turn::kDone && (is_in(keys_) || is_in(values_));
     };
+    keys_before_ = keys_, values_before_ = values_;
     out_ = poison(size_t(p.sequences) * p.nkv * p.ratio * kHead);
     p.q = qkv_.data(), p.out = out_.data();
     p.k_cache = keys_.data(), p.v_cache = values_.data(), p.num_pages = pages;
@@ -172,6 +175,19 @@ class DecodeCase {
     p.tiles_per_page = block_size_ / 16;
     p.context_lens = lengths.values.data();
     p.scale = 1.4426950408889634f / std::sqrt(float(kHead));
+  }
+
+  // Stops if anything else than the newest rows is not as it was.
+  void expect_newest_alone(const std::vector<bf16>& now, std::vector<bf16>& before) const {
+    for (int s = 0; turn_ != Turn::kDone && s < p.sequences; ++s) {
+      for (int h = 0; lengths.values[s] > 0 && h < p.nkv; ++h) {
+        const size_t newest = at(s, h, lengths.values[s] - 1);
+        std::copy_n(now.data() + newest, kHead, before.data() + newest);
+      }
+    }
+    if (std::memcmp(now.data(), before.data(), now.size() * sizeof(bf16)) != 0) {
+      emulator::stop("the cache is changed where no newest row is");
+    }
   }
 
   size_t at(int s, int h, int key) const {
@@ -226,7 +242,7 @@ class DecodeCase {
   Turn turn_;
   int block_size_, width_ = 0;
   bool has_old_pages_;
-  std::vector<bf16> keys_, values_, qkv_, out_;
+  std::vector<bf16> keys_, values_, keys_before_, values_before_, qkv_, out_;
   std::vector<float> cosines_, sines_, parts_;
   std::vector<float2> sums_;
   std::vector<int> arrivals_;
