@@ -1,4 +1,5 @@
-"""The CUDA extension, compiled once and kept by its sources' content; no GPU is needed for that."""
+"""The CUDA extension, compiled once and kept by its sources' content, and kernels compiled for the
+CPU; neither needs a GPU."""
 
 import importlib
 import os
@@ -31,3 +32,20 @@ def extension():
         check=True,
     )
     return importlib.import_module("kernels._kernels")
+
+
+@pytest.fixture(scope="module")
+def driver(request, tmp_path_factory):
+    """NAME_driver.cpp of test_NAME.py, compiled with the emulation in the place of CUDA."""
+    compiler = shutil.which("g++")  # the emulation rests on glibc's coroutines
+    if compiler is None:
+        pytest.skip("no g++")
+    here = Path(__file__).parent
+    name = request.path.stem.removeprefix("test_")
+    binary = tmp_path_factory.mktemp(name) / "driver"
+    # A tile's place takes sums later, as values of another type.
+    flags = ["-std=c++17", "-O2", "-fno-strict-aliasing"]
+    includes = [f"-I{here / 'emulation'}", f"-I{ROOT / 'kernels' / 'include'}"]
+    source = here / f"{name}_driver.cpp"
+    subprocess.run([compiler, *flags, *includes, source, "-o", binary], check=True)
+    return binary

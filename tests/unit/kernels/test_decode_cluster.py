@@ -1,27 +1,11 @@
 """Few sequences' decode attention runs on the CPU: clusters of blocks that go at their own pace."""
 
-import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
-COMPILER = shutil.which("g++")  # the emulation rests on glibc's coroutines
 DONE, NEIGHBOURS, HALVES = range(3)
 ROUNDING = 5e-3  # of probabilities and outputs to bfloat16; a misplaced value gives about 1
-
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no g++")
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    binary = tmp_path_factory.mktemp("decode_cluster") / "driver"
-    source = Path(__file__).with_name("decode_cluster_driver.cpp")
-    includes = [f"-I{source.with_name('emulation')}", f"-I{ROOT / 'kernels' / 'include'}"]
-    flags = ["-std=c++17", "-O2", "-fno-strict-aliasing"]  # a tile's place takes sums later
-    subprocess.run([COMPILER, *flags, *includes, source, "-o", binary], check=True)
-    return binary
 
 
 def _check(driver, turn, heads, block_size, contexts, before=None, clusters=2, most_splits=1):

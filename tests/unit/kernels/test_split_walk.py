@@ -1,27 +1,10 @@
 """Decode attention's walk over splits, run on the CPU: every split once, equal work for blocks."""
 
 import random
-import shutil
 import subprocess
-from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parents[3]
-COMPILER = shutil.which("c++") or shutil.which("g++")
 TILE, OVERHEAD = 32, 4
 LOG_MOST, LOG_WHOLE, LOG_LEAST = 6, 9, 8
-
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    binary = tmp_path_factory.mktemp("split_walk") / "driver"
-    source = Path(__file__).with_name("split_walk_driver.cpp")
-    includes = [f"-I{source.with_name('emulation')}", f"-I{ROOT / 'kernels' / 'include'}"]
-    subprocess.run([COMPILER, "-std=c++17", "-O1", *includes, source, "-o", binary], check=True)
-    return binary
 
 
 def _walk(driver, cases):

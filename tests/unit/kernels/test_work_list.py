@@ -1,26 +1,11 @@
 """The prefill products' work list, run on the CPU: every tile of every group exactly once."""
 
 import random
-import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[3]
 TILE_ROWS = {1: 64, 2: 128}  # by cluster size, as the kernels use them
-COMPILER = shutil.which("c++") or shutil.which("g++")
-
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
-
-
-@pytest.fixture(scope="module")
-def driver(tmp_path_factory):
-    binary = tmp_path_factory.mktemp("work_list") / "driver"
-    source = Path(__file__).with_name("work_list_driver.cpp")
-    include = ROOT / "kernels" / "include"
-    subprocess.run([COMPILER, "-std=c++17", "-I", include, source, "-o", binary], check=True)
-    return binary
 
 
 def _walk(driver, cluster, cases):
