@@ -1,10 +1,10 @@
 // Decode attention of few sequences on Hopper, head size 128: a block's work.
 //
-// An item is one split of one (sequence, KV head), as in decode_attention_general.cu, but a cluster of eight
-// blocks shares it: tile i of 16 keys belongs to warp i / 8 of block i % 8, so that up to 512 keys are
-// one tile to a warp. A block joins its warps' sums and sends each block of the cluster its 16
-// columns; every block joins what it is sent and writes the columns that are its own.
-// It counts its columns of a split in by itself, and joins those of all splits if it comes last.
+// An item is one split of one (sequence, KV head), as in decode_attention_general.cu, but a cluster
+// of eight blocks shares it: tile i of 16 keys belongs to warp i / 8 of block i % 8, so that up to 512
+// keys are one tile to a warp. A block joins its warps' sums and sends each block of the cluster its
+// 16 columns; every block joins what it is sent and writes the columns that are its own. It counts
+// its columns of a split in by itself, and joins those of all splits if it comes last.
 #pragma once
 
 #include "ernie/decode_cluster.cuh"
