@@ -68,7 +68,8 @@ def _tables(sequences: int, tokens: int, first: int) -> torch.Tensor:
 
 def bench_decode(context: Any) -> None:
     """What a launch takes as it is and when asked for long contexts, each with the turn and the
-    write of the newest key before it ("rope") and without. Few sequences take one kernel for all."""
+    write of the newest key before it ("rope") and without. Few sequences have one kernel for both.
+    """
     columns = ("default", "long", "rope", "rope, long", "torch")
     print(f"us, share of the rate   {''.join(f'{name:>18s}' for name in columns)}", flush=True)
     for sequences, tokens in DECODE:
