@@ -81,6 +81,7 @@ __device__ __forceinline__ void attend(const DecodeArguments& p, const DecodeIte
     }
   }
   cp_async_wait<0>();
+  __syncwarp();  // a warp without tiles has read, in vain, what the next item's copies overwrite
   state.finish();
 }
 
