@@ -1,6 +1,7 @@
 """Tensors, memory, transfers, graphs and the exchange with other libraries."""
 
 import gc
+import time
 
 import numpy as np
 import pytest
@@ -263,14 +264,16 @@ def test_a_failed_capture_leaves_the_context_usable(ctx):
 def test_events_measure_time(ctx):
     big = ctx.zeros([64 << 20], kernels.f32)
     start, end = ctx.event(), ctx.event()
+    ctx.synchronize()
+    began = time.perf_counter()
     start.record()
     for _ in range(10):
         kernels.fill(big, 1.0)
     end.record()
     end.synchronize()
+    most = time.perf_counter() - began
     assert end.ready()
-    ms = start.elapsed_ms(end)
-    assert 2.7e9 / 6e12 < ms / 1e3 < 0.1  # 2.7 GB written, at no more than 6 TB/s
+    assert 2.7e9 / 6e12 < start.elapsed_ms(end) / 1e3 < most  # 2.7 GB written, at most 6 TB/s
 
 
 def test_chained_kernels_agree_with_unchained_ones(ctx):
