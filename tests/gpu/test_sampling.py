@@ -1,5 +1,7 @@
 """Sampling on the device against the host's sampler and its parts."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -20,6 +22,7 @@ pytestmark = [
 ]
 
 SIZES = [5, 1712, 103_424]
+DRAWS = int(os.environ.get("ERNIE_TEST_DRAWS", "40000"))  # fewer where each is slow: a sanitizer
 
 
 def _rows(count, **fields):
@@ -87,14 +90,14 @@ def _expected_probabilities(logits, **fields):
 @pytest.mark.parametrize("fields", FILTERS, ids=str)
 @pytest.mark.parametrize("size", [40, 1712])
 def test_draws_follow_the_hosts_distribution(ctx, size, fields):
-    """Chi-square over 40,000 draws; the candidates are exactly the host's."""
+    """Chi-square over all draws; the candidates are exactly the host's."""
     logits = _logits(size, seed=size)
     expected = _expected_probabilities(logits, **fields)
     draws = np.empty(0, np.int64)
-    for start in range(0, 40_000, 5000):
-        rows = _rows(5000, **fields)
+    for start in range(0, DRAWS, 5000):
+        rows = _rows(min(5000, DRAWS - start), **fields)
         rows["position"] += start
-        got = _sample(ctx, np.broadcast_to(logits, (5000, size)), rows)
+        got = _sample(ctx, np.broadcast_to(logits, (len(rows), size)), rows)
         assert not got["status"].any()
         draws = np.concatenate([draws, got["token"]])
     counts = np.bincount(draws, minlength=size)
@@ -109,11 +112,13 @@ def test_draws_follow_the_hosts_distribution(ctx, size, fields):
         assert chi_square < freedom + 5 * np.sqrt(2 * freedom) + 5
 
 
-def _kept(ctx, logits, **fields):
-    """The candidates on the device, found by drawing at evenly spaced uniform numbers."""
-    rows = _rows(4096, **fields)
-    got = _sample(ctx, np.broadcast_to(logits, (4096, len(logits))), rows)
-    return set(got["token"].tolist())
+def _assert_kept(ctx, logits, candidates, **fields):
+    """Draws meet every one of the candidates, if they are enough for that, and no other id."""
+    rows = _rows(min(4096, DRAWS), **fields)
+    got = _sample(ctx, np.broadcast_to(logits, (len(rows), len(logits))), rows)
+    drawn = set(got["token"].tolist())
+    assert drawn <= candidates
+    assert drawn == candidates or len(rows) < 4096
 
 
 CUTS = [{"top_k": 5}, {"top_k": 64}, {"top_p": 0.6}, {"min_p": 0.2}, {"top_k": 9, "top_p": 0.7}]
@@ -122,14 +127,13 @@ CUTS = [{"top_k": 5}, {"top_k": 64}, {"top_p": 0.6}, {"min_p": 0.2}, {"top_k": 9
 @pytest.mark.parametrize("fields", CUTS, ids=str)
 @pytest.mark.parametrize("size", [103_424, 200_000])
 def test_the_kept_candidates_are_the_hosts_in_a_full_vocabulary(ctx, size, fields):
-    """Near-equal candidates high above the rest: 4096 draws meet every one that is kept."""
+    """Near-equal candidates high above the rest."""
     rng = np.random.default_rng(5)
     logits = _logits(size, scale=1.0)
     head = rng.permutation(size)[:100]
     logits[head] = 30.0 - np.arange(100, dtype=np.float32) * np.float32(0.01)
     expected = _expected_probabilities(logits, **fields)
-    kept = set(np.flatnonzero(expected).tolist())
-    assert _kept(ctx, logits, **fields) == kept
+    _assert_kept(ctx, logits, set(np.flatnonzero(expected).tolist()), **fields)
 
 
 def test_ties_are_kept_by_the_lower_id(ctx):
@@ -137,16 +141,16 @@ def test_ties_are_kept_by_the_lower_id(ctx):
     equal = np.array([7, 1000, 13_823, 13_824, 50_000, 103_423])  # on both sides of block borders
     logits[equal] = 20.0
     logits[60_000] = 21.0
-    assert _kept(ctx, logits, top_k=4) == {60_000, 7, 1000, 13_823}
-    assert _kept(ctx, logits, top_k=5) == {60_000, 7, 1000, 13_823, 13_824}
+    _assert_kept(ctx, logits, {60_000, 7, 1000, 13_823}, top_k=4)
+    _assert_kept(ctx, logits, {60_000, 7, 1000, 13_823, 13_824}, top_k=5)
     share = float((np.e + 2.5) / (np.e + 6))
-    assert _kept(ctx, logits, top_p=share) == {60_000, 7, 1000, 13_823}
+    _assert_kept(ctx, logits, {60_000, 7, 1000, 13_823}, top_p=share)
 
 
 def test_all_equal_logits_are_cut_by_id(ctx):
     logits = np.full(1712, 3.25, np.float32)
-    assert _kept(ctx, logits, top_k=10) == set(range(10))
-    assert _kept(ctx, logits, top_p=10.5 / 1712) == set(range(11))
+    _assert_kept(ctx, logits, set(range(10)), top_k=10)
+    _assert_kept(ctx, logits, set(range(11)), top_p=10.5 / 1712)
 
 
 def test_a_row_gives_the_same_token_in_any_batch(ctx):
@@ -242,7 +246,7 @@ def test_a_cut_among_a_thousand_equals_keeps_the_lowest_ids(ctx, fields):
     logits = np.zeros(103_424, np.float32)
     equal = np.sort(np.random.default_rng(3).choice(len(logits), 1000, replace=False))
     logits[equal] = 20.0
-    assert _kept(ctx, logits, **fields) == set(equal[:300].tolist())
+    _assert_kept(ctx, logits, set(equal[:300].tolist()), **fields)
 
 
 def test_the_draw_is_at_the_streams_uniform_number(ctx):

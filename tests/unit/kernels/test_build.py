@@ -1,11 +1,14 @@
 """The sources compile, and the build does nothing when nothing has changed."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from scripts.sanitize_kernels import OURS
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "scripts" / "build_kernels.sh"
@@ -26,6 +29,14 @@ def test_every_area_is_in_the_module(extension):
         assert f"void bind_{binding.stem}(py::module_& module)" in binding.read_text()
     for name in ("Context", "rms_norm", "linear", "sample"):
         assert hasattr(extension, name)
+
+
+@pytest.mark.timeout(1200)
+def test_the_sanitizers_look_into_every_kernel(extension):
+    kernels = re.findall(rb"__device_stub_(_Z\w+)", Path(extension.__file__).read_bytes())
+    assert len(set(kernels)) > 100
+    substring = OURS.removeprefix("kns=").encode()
+    assert [name for name in kernels if substring not in name] == []
 
 
 @pytest.mark.timeout(1200)
