@@ -4,6 +4,7 @@
 // cluster hold the block's rank, and are for messages alone.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -20,7 +21,7 @@
 namespace emulator {
 
 constexpr int kStackBytes = 1 << 16;
-constexpr int kMostThreads = 2048;  // that run together
+constexpr int kMostThreads = 3840;  // that run together
 constexpr uint32_t kSharedStart = 1024;
 constexpr int kRankShift = 24;  // of a cluster address
 
@@ -33,7 +34,10 @@ struct Copy {
 enum class State { kReady, kPolling, kAtBarrier, kAtCluster, kInWarp, kDone };
 
 struct Thread {
-  ucontext_t context;
+  ucontext_t context;  // to begin with
+  jmp_buf place;       // to go on from
+  bool has_begun = false;
+  std::function<bool()> is_done;  // what a polling thread waits for
   State state = State::kReady;
   bool has_waited = false;  // for the kernel before
   int arrived = -1;         // in which phase of the cluster's barrier
@@ -51,7 +55,7 @@ struct Index {
   unsigned x;
 };
 
-inline ucontext_t scheduler;
+inline jmp_buf scheduler;
 inline std::vector<std::unique_ptr<char[]>> stacks;
 inline std::vector<std::unique_ptr<Thread>> threads;  // block after block
 inline int current = 0;
@@ -83,9 +87,17 @@ inline int own_block() { return current / block_threads; }  // of those that run
 inline Meeting& meeting() { return meetings[own_block() / cluster_blocks]; }
 inline char* shared_of(int which) { return shared.data() + shared.size() / blocks * which; }
 
+// Jumps from stack to stack: a ucontext switch would be two calls of the system.
 inline void pause(State state) {
   self().state = state;
-  swapcontext(&self().context, &scheduler);
+  if (_setjmp(self().place) == 0) _longjmp(scheduler, 1);
+}
+
+inline void resume() {
+  if (_setjmp(scheduler) != 0) return;
+  if (self().has_begun) _longjmp(self().place, 1);
+  self().has_begun = true;
+  setcontext(&self().context);
 }
 
 // Where others may go on because of what this thread has just done, some do before it does.
@@ -111,13 +123,20 @@ inline void land_one() {
   has_moved = true;
 }
 
-// Lets others go on until done(), and maybe longer; meanwhile something may land.
+// Whether a polling thread goes on; meanwhile something may land.
+inline bool poll() {
+  if (self().is_done()) return true;
+  if (!flying.empty() && chance() % 64 == 0) {
+    for (size_t landing = 1 + flying.size() / 64; landing > 0; --landing) land_one();
+  }
+  return false;
+}
+
+// Lets others go on until done(), and maybe longer.
 template <class Done>
 void wait_until(const Done& done) {
-  while (!done()) {
-    if (!flying.empty() && chance() % 64 == 0) {
-      for (size_t landing = 1 + flying.size() / 64; landing > 0; --landing) land_one();
-    }
+  if (!done()) {
+    self().is_done = done;
     pause(State::kPolling);
   }
   if (chance() % 32 == 0) {  // some warps see it late
@@ -170,7 +189,8 @@ inline bool run_turn(int which) {
     }
     if (self().state != State::kReady && self().state != State::kPolling) continue;
     if (self().state == State::kReady || asleep[current / 32] > 0) has_moved = true;
-    if (asleep[current / 32] == 0) swapcontext(&scheduler, &self().context);
+    if (asleep[current / 32] > 0 || (self().state == State::kPolling && !poll())) continue;
+    resume();
   }
   for (int warp = first; warp < last; warp += 32) asleep[warp / 32] -= asleep[warp / 32] > 0;
   for (int warp = first; warp < last; warp += 32) {
@@ -197,7 +217,7 @@ inline void run_clusters(int clusters, int count, int each, std::function<void()
     getcontext(&context);
     context.uc_stack.ss_sp = stacks[threads.size() - 1].get();
     context.uc_stack.ss_size = kStackBytes;
-    context.uc_link = &scheduler;
+    context.uc_link = nullptr;
     makecontext(&context, start, 0);
   }
   std::vector<int> running(blocks);
