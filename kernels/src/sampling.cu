@@ -1,139 +1,25 @@
-// Sampling: one launch. A row is the work of a cluster of blocks that keeps it in its shared memory;
-// clusters take one row after another, the next one's logits on their way meanwhile. Steps that a row
-// does not ask for are passed over.
+// Sampling: one launch (ernie/sampling_rows.cuh is its work).
 #include <algorithm>
 #include <map>
 
 #include "ernie/check.h"
 #include "ernie/launch.h"
-#include "ernie/pdl.cuh"
-#include "ernie/sampling.h"
-#include "ernie/sampling_choice.cuh"
+#include "ernie/sampling_rows.cuh"
 
 namespace ernie {
 
 namespace {
 
-constexpr int kRun = 4 * kSamplingVectors;  // values of a thread of a cluster
 constexpr int kMaxVectors = 255;  // of a thread where one block does a row
-
-#if defined(ERNIE_HOPPER)
-__device__ __forceinline__ void copy_bulk(const void* to, const void* from, uint32_t bytes,
-                                          uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
-      "[%0], [%1], %2, [%3];" ::"r"(shared_address(to)),
-      "l"(from), "r"(bytes), "r"(barrier)
-      : "memory");
-}
-#endif
 
 template <int kCluster>
 __global__ void __launch_bounds__(kSamplingThreads, kCluster > 1 ? 2 : 1)
     sample_kernel(const __grid_constant__ SamplingArguments a) {
-  const int padded = (a.block_values + kRun - 1) / kRun * kRun;
-  const int buffer_values = kCluster > 1 ? padded + kRun : a.vectors * 4 * kSamplingThreads;
   extern __shared__ __align__(128) float buffers[];  // two shares of rows
   __shared__ RowShared<kCluster> shared;
   __shared__ __align__(16) SamplingRow rows[2];
-  [[maybe_unused]] __shared__ uint64_t arrived[2];  // mbarriers
-  Row<kCluster> values(shared, a.vectors, a.block_values, kCluster > 1 ? padded : buffer_values);
-  const int num_workers = static_cast<int>(gridDim.x) / kCluster;
-  const int worker = static_cast<int>(blockIdx.x) / kCluster;
-  const int length = max(0, min(a.block_values, a.num_valid - values.first_id()));
-  const auto order = [&](int index, int slot) {  // a row's share and its settings
-#if defined(ERNIE_HOPPER)
-    if (threadIdx.x != 0 || index >= a.num_rows) return;
-    const uint32_t barrier = shared_address(&arrived[slot]);
-    const uint32_t bytes = static_cast<uint32_t>((length + 3) / 4 * 16);
-    mbarrier_arrive_expect(barrier, bytes + sizeof(SamplingRow));
-    copy_bulk(&rows[slot], a.rows + index, sizeof(SamplingRow), barrier);
-    const float* logits = static_cast<const float*>(a.logits) + index * a.logits_stride;
-    float* buffer = buffers + slot * buffer_values;
-    if (bytes > 0) copy_bulk(buffer, logits + values.first_id(), bytes, barrier);
-#endif
-  };
-#if defined(ERNIE_HOPPER)
-  if (kCluster > 1) {
-    if (threadIdx.x == 0) {
-      for (int i = 0; i < 2; ++i) {
-        mbarrier_init(shared_address(&arrived[i]), 1);
-        mbarrier_init(shared_address(&shared.messages_arrived[i]), 1);
-      }
-      mbarrier_init(shared_address(&shared.entries_arrived), 1);
-      mbarrier_fence_init();
-    }
-    for (int i = length + static_cast<int>(threadIdx.x); i < buffer_values; i += kSamplingThreads) {
-      buffers[i] = buffers[buffer_values + i] = -INFINITY;
-    }
-    fence_proxy_async();
-    __syncthreads();
-  }
-#endif
-  values.arrive();
-  pdl_trigger();
-  pdl_wait();
-  if (a.by_copies) {
-    order(worker, 0);
-    order(worker + num_workers, 1);
-  }
-  int step = 0;
-  for (int index = worker; index < a.num_rows; index += num_workers, ++step) {
-    if (step % 32 == 0 && threadIdx.x >= kSamplingThreads - 32) {
-      const int ahead = index + static_cast<int>(threadIdx.x % 32) * num_workers;
-      if (ahead < a.num_rows) {
-        const SamplingRow& row = a.rows[ahead];
-        shared.random[step / 32 % 2][threadIdx.x % 32] =
-            philox_raw(row.key[0], row.key[1], static_cast<uint64_t>(row.position));
-      }
-    }
-    const int slot = step % 2;
-    values.set_values(kCluster > 1 ? buffers + slot * buffer_values
-                                   : a.scratch + static_cast<int64_t>(blockIdx.x) * buffer_values);
-    int bias_begin = 0, bias_end = 0;
-    if (a.bias_offsets != nullptr) {
-      bias_begin = a.bias_offsets[index];
-      bias_end = a.bias_offsets[index + 1];
-    }
-    if (a.by_copies) {
-#if defined(ERNIE_HOPPER)
-      mbarrier_wait(shared_address(&arrived[slot]), step / 2 % 2);
-      __syncwarp();
-      // The last vector may bring ids beyond the valid ones.
-      const int tail = length - values.run_begin();
-      if (length % 4 != 0 && tail > 0 && tail < values.run_length()) {
-        for (int i = length; i % 4 != 0; ++i) values[i] = -INFINITY;
-        fence_proxy_async();
-      }
-#endif
-    } else {
-      if (threadIdx.x == 0) rows[slot] = a.rows[index];
-      load(values, a, index, buffer_values);
-    }
-    const SamplingRow& row = rows[slot];
-    float highest = -INFINITY;
-    values.each([&](int, float x) { highest = max_or_nan(highest, x); });
-    const uint64_t packed = pack_highest(highest, highest);
-    if (step == 0) values.wait();
-    values.send(packed, 0);
-    const Message* received = values.receive();
-    if (step % 32 == 0) __syncthreads();  // the random numbers
-    // All have come here, hence all have left the row before, whose place is free now.
-    if (a.by_copies && step > 0) order(index + num_workers, slot ^ 1);
-    if (row.position < 0) {
-      if (values.rank() == 0 && threadIdx.x == 0) {
-        write_result(result_of(a, row, index), 0, SamplingStatus::kOk, 0.f, 0);
-      }
-      continue;
-    }
-    sample_row(values, a, row, index, shared.random[step / 32 % 2][step % 32], received, highest,
-               bias_begin, bias_end);
-  }
-  if (step == 0) values.wait();
-}
-
-size_t buffer_bytes(int block_values) {
-  return 2 * sizeof(float) * static_cast<size_t>((block_values + kRun - 1) / kRun * kRun + kRun);
+  __shared__ uint64_t arrived[2];  // mbarriers
+  sample_rows(a, buffers, shared, rows, arrived);
 }
 
 // How many clusters the device runs at a time, by the bytes of their blocks' buffers.
@@ -219,7 +105,7 @@ Tensor sample(const Tensor& logits, const Tensor& rows, const SamplingTables& ta
     return ((num_valid + blocks - 1) / blocks + 3) / 4 * 4;
   };
   const bool in_cluster = spread && context.capability() / 10 == 9 &&
-                          share_of(kSamplingCluster) <= kSamplingThreads * kRun;
+                          share_of(kSamplingCluster) <= kSamplingThreads * kSamplingRun;
   a.block_values = static_cast<int>(share_of(in_cluster ? kSamplingCluster : 1));
   a.vectors = in_cluster ? kSamplingVectors
                          : (a.block_values / 4 + kSamplingThreads - 1) / kSamplingThreads;
@@ -249,7 +135,7 @@ Tensor sample(const Tensor& logits, const Tensor& rows, const SamplingTables& ta
   a.logits_are_bf16 = is_bf16;
   if (in_cluster) {
     a.by_copies = !is_bf16 && vocabulary % 4 == 0;
-    const size_t bytes = buffer_bytes(a.block_values);
+    const size_t bytes = sampling_buffer_bytes(a.block_values);
     const unsigned workers =
         std::min(static_cast<unsigned>(count), context.attachment<Residency>().clusters(bytes));
     launch_clusters(context, kSamplingCluster, sample_kernel<kSamplingCluster>,

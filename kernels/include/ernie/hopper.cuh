@@ -101,7 +101,17 @@ __device__ __forceinline__ void tma_load(uint32_t shared, const CUtensorMap& map
       : "memory");
 }
 
-// The same into every block of the cluster whose bit is set in `blocks`, at the same addresses.
+// `bytes`, a multiple of 16, to `shared` of this block; they count on `barrier`.
+__device__ __forceinline__ void copy_bulk(uint32_t shared, const void* from, uint32_t bytes,
+                                          uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1], %2, [%3];" ::"r"(shared),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
+// The map's box into every block of the cluster whose bit is set in `blocks`, at the same addresses.
 __device__ __forceinline__ void tma_load_multicast(uint32_t shared, const CUtensorMap& map,
                                                    uint32_t barrier, int column, int row,
                                                    uint16_t blocks) {
@@ -199,6 +209,14 @@ __device__ __forceinline__ void tell_cluster(uint32_t place, uint32_t barrier, u
           "r"(place),
       "r"(barrier), "r"(rank), "l"(words.x), "l"(words.y)
       : "memory");
+}
+
+// What is at the address of `shared` in block `rank` of the cluster.
+__device__ __forceinline__ uint64_t load_cluster(uint32_t shared, uint32_t rank) {
+  uint64_t value;
+  asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(shared) : "r"(rank));
+  asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(value) : "r"(shared) : "memory");
+  return value;
 }
 
 // ---- barriers of some warps of a block; number 0 is __syncthreads()

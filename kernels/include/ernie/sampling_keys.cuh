@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "ernie/exp2.cuh"
+
 namespace ernie {
 
 constexpr int kBins = 256;
@@ -30,19 +32,6 @@ __device__ __forceinline__ float value_of(uint32_t key) {
   return __uint_as_float(key & 0x80000000u ? key ^ 0x80000000u : ~key);
 }
 
-// The larger one; NaN if one is.
-__device__ __forceinline__ float max_or_nan(float a, float b) {
-  float larger;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
-  return larger;
-}
-
-__device__ __forceinline__ float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
 // Bins of equal steps below the top, over `distance`.
 __device__ __forceinline__ float bin_steps(float distance) {
   return static_cast<float>(kBins) / fmaxf(distance, 1e-30f);
@@ -56,7 +45,7 @@ struct Weigher {
   float top;
   float scale;  // log2(e) / temperature
 
-  __device__ float fraction(float value) const { return exp2_fast((value - top) * scale); }
+  __device__ float fraction(float value) const { return fast_exp2((value - top) * scale); }
   __device__ uint64_t operator()(float value) const {
     return __float2ull_rn(fraction(value) * kOne);
   }

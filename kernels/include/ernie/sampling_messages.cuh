@@ -10,7 +10,7 @@ __device__ void Row<kCluster>::arrive() const {
 #if defined(ERNIE_HOPPER)
   if (kCluster > 1) {
     __syncwarp();
-    asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+    cluster_arrive();
   }
 #endif
 }
@@ -20,7 +20,7 @@ __device__ void Row<kCluster>::wait() const {
 #if defined(ERNIE_HOPPER)
   if (kCluster > 1) {
     __syncwarp();
-    asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+    cluster_wait();
   }
 #endif
 }
@@ -172,13 +172,7 @@ __device__ void Row<kCluster>::wait_for(uint64_t* barrier, uint32_t bytes, int p
 template <int kCluster>
 __device__ uint64_t Row<kCluster>::load_from(const void* pointer, unsigned rank) const {
 #if defined(ERNIE_HOPPER)
-  if (kCluster > 1) {
-    uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-    uint64_t value;
-    asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(address) : "r"(rank));
-    asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(value) : "r"(address) : "memory");
-    return value;
-  }
+  if (kCluster > 1) return load_cluster(shared_address(pointer), rank);
 #endif
   return *static_cast<const uint64_t*>(pointer);
 }

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "ernie/max_or_nan.cuh"
 #include "ernie/philox.h"
 #include "ernie/sampling.h"
 #include "ernie/sampling_search.cuh"
