@@ -94,6 +94,7 @@ __device__ __forceinline__ void sample_rows(const SamplingArguments& a, float* b
       }
 #endif
     } else {
+      if (kCluster == 1 && step > 0) __syncthreads();  // all have left the row before: one buffer
       if (threadIdx.x == 0) rows[slot] = a.rows[index];
       load(values, a, index, buffer_values);
     }

@@ -17,6 +17,7 @@
 #define __launch_bounds__(...)
 #define __align__(bytes) __attribute__((aligned(bytes)))
 #define __forceinline__ inline
+#define __noinline__
 
 using std::max;
 using std::min;
@@ -27,6 +28,12 @@ struct uint2 {
 struct uint4 {
   uint32_t x, y, z, w;
 };
+struct int4 {
+  int x, y, z, w;
+};
+struct ulonglong2 {
+  uint64_t x, y;
+};
 struct float2 {
   float x, y;
 };
@@ -34,10 +41,19 @@ struct float4 {
   float x, y, z, w;
 };
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+inline int4 make_int4(int x, int y, int z, int w) { return {x, y, z, w}; }
+inline ulonglong2 make_ulonglong2(uint64_t x, uint64_t y) { return {x, y}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline float __expf(float x) { return std::exp(x); }
+inline uint32_t __float_as_uint(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+inline int __float_as_int(float x) { return static_cast<int>(__float_as_uint(x)); }
+inline uint64_t __float2ull_rn(float x) { return static_cast<uint64_t>(std::nearbyint(x)); }
 inline int __clz(int v) { return v == 0 ? 32 : __builtin_clz(static_cast<unsigned>(v)); }
 inline int __ffs(unsigned v) { return __builtin_ffs(static_cast<int>(v)); }
 inline int __popc(unsigned v) { return __builtin_popcount(v); }
@@ -76,9 +92,11 @@ template <class T>
 T __ldcg(const T* source) {
   return *source;
 }
-inline int atomicAdd(int* target, int value) {
+template <class T>
+T atomicAdd(T* target, T value) {
+  const T before = *target;
   *target += value;
-  return *target - value;
+  return before;
 }
 inline unsigned __ballot_sync(unsigned, bool vote) {
   return emulator::collective<unsigned>(vote, [](const uint64_t* lanes) {
@@ -89,6 +107,19 @@ inline unsigned __ballot_sync(unsigned, bool vote) {
 }
 inline bool __all_sync(unsigned, bool vote) {
   return __ballot_sync(0xffffffffu, vote) == 0xffffffffu;
+}
+inline bool __any_sync(unsigned, bool vote) { return __ballot_sync(0xffffffffu, vote) != 0; }
+inline uint32_t __reduce_add_sync(unsigned, uint32_t value) {
+  return emulator::collective<uint32_t>(value, [](const uint64_t* lanes) {
+    uint32_t sum = 0;
+    for (int i = 0; i < 32; ++i) sum += static_cast<uint32_t>(lanes[i]);
+    return sum;
+  });
+}
+inline uint32_t __reduce_max_sync(unsigned, uint32_t value) {
+  return emulator::collective<uint32_t>(value, [](const uint64_t* lanes) {
+    return static_cast<uint32_t>(*std::max_element(lanes, lanes + 32));
+  });
 }
 inline void __syncwarp() {
   emulator::collective<int>(0, [](const uint64_t*) { return 0; });

@@ -133,6 +133,31 @@ void send_cluster(uint32_t remote, uint32_t barrier, T words) {
   }});
 }
 
+template <class T>
+void tell_cluster(uint32_t place, uint32_t barrier, uint32_t rank, T words) {
+  send_cluster(cluster_address(place, rank), cluster_address(barrier, rank), words);
+}
+
+inline uint64_t load_cluster(uint32_t shared, uint32_t rank) {
+  const int target = emulator::block_of(cluster_address(shared, rank));
+  if (emulator::has_ended(target)) emulator::stop("a look into a block that has ended");
+  uint64_t value;
+  std::memcpy(&value, emulator::at(shared, sizeof value, target), sizeof value);
+  return value;
+}
+
+inline void copy_bulk(uint32_t shared, const void* from, uint32_t bytes, uint32_t barrier) {
+  if (bytes % 16 != 0) emulator::stop("a copy of no whole 16 bytes");
+  if (reinterpret_cast<uintptr_t>(from) % 16 != 0) emulator::stop("a copy from within 16 bytes");
+  for (uint32_t at = 0; at < bytes; at += 16) std::memset(emulator::at(shared + at), 0xff, 16);
+  char* const to = emulator::at(shared);
+  const int block = emulator::own_block();
+  emulator::flying.push_back({block, [=] {
+    std::memcpy(to, from, bytes);
+    emulator::count_bytes(barrier, block, static_cast<int>(bytes));
+  }});
+}
+
 template <int kBarrier, int kThreads>
 void named_barrier_sync() {
   auto& [waiting, opened] = emulator::named_barriers[{emulator::own_block(), kBarrier}];
