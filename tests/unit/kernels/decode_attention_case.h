@@ -79,10 +79,12 @@ class DecodeCase {
   const std::vector<bf16>& keys() const { return keys_; }
   const std::vector<bf16>& values() const { return values_; }
 
-  // Room for the splits that `rule` makes, each shared by `sharing` blocks.
-  void make_parts(const ernie::SplitRule& rule, int sharing) {
+  // Room for the most splits of a context, as splits_of(length) tells them, each shared by `sharing`
+  // blocks.
+  template <class Splits>
+  void make_parts(const Splits& splits_of, int sharing) {
     int slots = 1;
-    for (const int length : lengths.values) slots = std::max(slots, rule.splits(length));
+    for (const int length : lengths.values) slots = std::max(slots, splits_of(length));
     const size_t heads = size_t(p.sequences) * p.nkv;
     parts_.assign(heads * slots * p.ratio * kHead, NAN);
     sums_.assign(heads * slots * sharing * p.ratio, float2{NAN, NAN});

@@ -16,7 +16,7 @@ void run(DecodeCase& one, stream::StreamShape shape, int blocks) {
   shape.box_rows = std::gcd(one.block_size(), stream::kTile);
   shape.tail_rows = 16;
   shape.paired = blocks % 2 == 0;
-  one.make_parts(shape.rule, 1);
+  one.make_parts([&](int length) { return shape.rule.splits(length); }, 1);
   const int64_t rows = int64_t(one.p.num_pages) * one.p.nkv * one.block_size();
   const auto map = [&](const std::vector<bf16>& cache, int box_rows) {
     return CUtensorMap{cache.data(), rows, kHead, box_rows};

@@ -16,7 +16,7 @@ constexpr int kBlocks = ernie::kDecodeCluster;
 void run(DecodeCase& one, int clusters, int most_splits) {
   const ernie::SplitRule rule = cluster::split_rule(most_splits);
   one.p.most_splits = most_splits;
-  one.make_parts(rule, kBlocks);
+  one.make_parts([&](int length) { return rule.splits(length); }, kBlocks);
   emulator::grid.x = clusters * kBlocks;
   for (int first = 0; first < clusters; first += 2) {
     const int together = std::min(2, clusters - first);

@@ -46,6 +46,8 @@ inline ulonglong2 make_ulonglong2(uint64_t x, uint64_t y) { return {x, y}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+inline float __fadd_rn(float x, float y) { return x + y; }
+inline float __fmul_rn(float x, float y) { return x * y; }
 inline float __expf(float x) { return std::exp(x); }
 inline uint32_t __float_as_uint(float x) {
   uint32_t bits;
@@ -83,6 +85,11 @@ struct ThreadIndex {
 }  // namespace emulator
 
 inline emulator::ThreadIndex threadIdx;
+inline struct {
+  struct {
+    operator unsigned() const { return static_cast<unsigned>(emulator::block_threads); }
+  } x;
+} blockDim;
 inline emulator::Index& blockIdx = emulator::block;
 inline emulator::Index& gridDim = emulator::grid;
 

@@ -15,6 +15,12 @@ inline void touch_line(const void* line) {
 
 inline void hint_line(const void* line) { touch_line(line); }
 
+inline void hint_bytes(const void* from, int bytes) {
+  if (bytes % 16 != 0) emulator::stop("a hint of no whole 16 bytes");
+  touch_line(from);
+  touch_line(static_cast<const char*>(from) + bytes - 1);
+}
+
 inline void store_shared_4(uint32_t to, uint32_t value) {
   std::memcpy(emulator::at(to / 16 * 16) + to % 16, &value, sizeof value);
 }
