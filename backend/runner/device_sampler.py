@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backend.errors import ErnieError, InternalError
+from backend.errors import ErnieError, InternalError, InvalidRequestError
+from backend.request import MAX_BAD_WORDS, MAX_LOGIT_BIASES
 from backend.runner.result_places import PlacedResults, ResultPlaces
 from backend.sampler import SampledToken, SamplingState
 from backend.sampler.penalties import banned_ids
@@ -18,8 +19,8 @@ from backend.sampler.sampler import none_left, not_finite
 from backend.wire import TokenLogprob
 from kernels.sampling import MAX_TOP_LOGPROBS, Status, padding_rows, row_bytes
 
-MAX_BIASES = 2**16
-"""Biases and bans of all rows of a step."""
+MAX_ROW_BIASES = MAX_LOGIT_BIASES + MAX_BAD_WORDS + 512
+"""Of one row: its request's logit_bias, ends of bad words, and stop tokens before min_tokens."""
 
 
 class DeviceSampler:
@@ -47,8 +48,8 @@ class DeviceSampler:
         zeros = context.zeros
         self._mask = zeros((max_rows, self._num_words), kernels.i32)
         self._bias_offsets = zeros((max_rows + 1,), kernels.i32)
-        self._bias_ids = zeros((MAX_BIASES,), kernels.i32)
-        self._bias_values = zeros((MAX_BIASES,), kernels.f32)
+        self._bias_ids = zeros((max_rows * MAX_ROW_BIASES,), kernels.i32)
+        self._bias_values = zeros((max_rows * MAX_ROW_BIASES,), kernels.f32)
         self._counts = zeros((num_seats, vocab_size), kernels.u16)
         self._prompt_seen = zeros((num_seats, self._num_words), kernels.i32)
         self._results = ResultPlaces(kernels, context, max_rows)
@@ -85,7 +86,13 @@ class DeviceSampler:
         rows[:count] = self._settings[list(seats)]
         rows["position"][:count] = [state.position for state in states]
         errors = [self._constrain(rows, row, state) for row, state in enumerate(states)]
-        self._upload_biases(list(map(_biases_of, states)), size)
+        biases = list(map(_biases_of, states))
+        for row, (ids, _) in enumerate(biases):
+            if len(ids) > MAX_ROW_BIASES:
+                rows[row]["position"] = -1
+                errors[row] = _too_many_biases(len(ids))
+                biases[row] = _NO_BIASES
+        self._upload_biases(biases, size)
         placed = self._results.take(count)
         rows["place"][:count] = placed.places
         return PreparedRows(tuple(states), tuple(errors), row_bytes(rows), placed)
@@ -160,8 +167,6 @@ class DeviceSampler:
         total = sum(len(ids) for ids, _ in biases)
         if not total and not self._has_biases:
             return
-        if total > MAX_BIASES:
-            raise InternalError(f"{total} biases and bans in one step; {MAX_BIASES} fit")
         self._has_biases = bool(total)
         offsets = np.full(self._bias_offsets.shape[0], total, dtype=np.int32)
         offsets[0] = 0
@@ -203,6 +208,13 @@ def _biases_of(state: SamplingState) -> tuple[NDArray[np.int64], NDArray[np.floa
     ids, biases = state.biases
     all_ids = np.concatenate([ids, np.array(banned, dtype=np.int64)])
     return all_ids, np.concatenate([biases, np.full(len(banned), -np.inf, np.float32)])
+
+
+def _too_many_biases(count: int) -> InvalidRequestError:
+    return InvalidRequestError(
+        f"logit_bias, bad_words and stop_token_ids change {count} logits of one token; at most "
+        f"{MAX_ROW_BIASES} may be changed"
+    )
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from backend.errors import InternalError
-from backend.request import SamplingParams
-from backend.runner.device_sampler import DeviceSampler
+from backend.errors import InternalError, InvalidRequestError
+from backend.request import MAX_BAD_WORDS, MAX_LOGIT_BIASES, SamplingParams
+from backend.runner.device_sampler import MAX_ROW_BIASES, DeviceSampler
 from backend.sampler import SamplingState
 from backend.sampler.keys import seed_key
 from kernels.sampling import ROW
@@ -83,3 +83,42 @@ def test_a_row_that_the_device_left_out_fails_alone(sampler):
     assert first.token_id == 42
     assert isinstance(second, InternalError)
     assert "status -1" in second.message
+
+
+def _sample(sampler, states, seats, logits):
+    prepared = sampler.prepare(states, seats, len(states))
+    context = numpy_kernels.Context()
+    sampler.run(context.upload(logits), context.upload(prepared.settings))
+    return sampler.read_back(prepared).tokens()
+
+
+def test_a_full_batch_of_requests_with_all_the_biases_they_may_have_is_sampled():
+    count = 80
+    context = numpy_kernels.Context()
+    latest = context.zeros((count,), numpy_kernels.i32)
+    sizes = {"max_rows": count, "vocab_size": SIZE, "num_token_ids": SIZE}
+    sampler = DeviceSampler(numpy_kernels, context, latest, **sizes)
+    states = [
+        _state(
+            temperature=0.0,
+            logit_bias=((row, 1.0), *[((row + 1) % SIZE, 0.0)] * (MAX_LOGIT_BIASES - 1)),
+            bad_words=((99,),) * MAX_BAD_WORDS,
+        )
+        for row in range(count)
+    ]
+    logits = np.zeros((count, SIZE), np.float32)
+    logits[:, 99] = 50.0
+    tokens = _sample(sampler, states, range(count), logits)
+    assert [token.token_id for token in tokens] == list(range(count))
+
+
+def test_a_row_with_more_biases_than_it_may_have_fails_alone(sampler):
+    prompt = np.arange(3, dtype=np.int32)
+    params = SamplingParams(temperature=0.0, min_tokens=1)
+    stops = (5,) * (MAX_ROW_BIASES + 1)
+    greedy = _state(temperature=0.0, min_tokens=1)
+    states = [SamplingState(params, seed_key(0), prompt, [], stops), greedy]
+    first, second = _sample(sampler, states, [0, 1], np.eye(2, SIZE, 7, dtype=np.float32))
+    assert isinstance(first, InvalidRequestError)
+    assert f"change {MAX_ROW_BIASES + 1} logits" in first.message
+    assert second.token_id == 8
