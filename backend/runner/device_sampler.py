@@ -148,6 +148,7 @@ class DeviceSampler:
         from then on the device counts for itself."""
         if self._penalized.get(seat) is state:
             return
+        self._forget(state)  # a seat it had before will have missed tokens when it comes back
         self._penalized[seat] = state
         seen = np.zeros(self._num_words * 32, dtype=np.bool_)
         seen[state.distinct_prompt_ids] = True

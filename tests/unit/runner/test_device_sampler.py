@@ -122,3 +122,12 @@ def test_a_row_with_more_biases_than_it_may_have_fails_alone(sampler):
     assert isinstance(first, InvalidRequestError)
     assert f"change {MAX_ROW_BIASES + 1} logits" in first.message
     assert second.token_id == 8
+
+
+def test_a_seat_that_a_request_comes_back_to_counts_what_it_wrote_elsewhere(sampler):
+    state = _state(presence_penalty=1.0)
+    for seat in (0, 1, 0):
+        sampler.prepare([state], [seat], 1)
+        counts = sampler._counts.numpy()[seat]
+        assert counts.nonzero()[0].tolist() == state.output_ids
+        state.output_ids.append(10 + len(state.output_ids))
