@@ -155,7 +155,8 @@ class DeviceSampler:
         bits = np.packbits(seen, bitorder="little").view(np.int32)
         self._prompt_seen.slice(seat, seat + 1).copy_from(bits[None])
         known = [token_id for token_id in state.output_ids if token_id >= 0]
-        counts = np.bincount(known, minlength=self._counts.shape[1]).astype(np.uint16)
+        counts = np.bincount(known, minlength=self._counts.shape[1])
+        counts = np.minimum(counts, np.iinfo(np.uint16).max).astype(np.uint16)  # as the device does
         self._counts.slice(seat, seat + 1).copy_from(counts[None])
 
     def _forget(self, state: SamplingState) -> None:

@@ -131,3 +131,8 @@ def test_a_seat_that_a_request_comes_back_to_counts_what_it_wrote_elsewhere(samp
         counts = sampler._counts.numpy()[seat]
         assert counts.nonzero()[0].tolist() == state.output_ids
         state.output_ids.append(10 + len(state.output_ids))
+
+
+def test_counts_beyond_their_type_stay_at_its_end_as_on_the_device(sampler):
+    sampler.prepare([_state(num_output=2**16 + 1, frequency_penalty=0.5)], [0], 1)
+    assert sampler._counts.numpy()[0, 7] == 2**16 - 1
