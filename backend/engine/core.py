@@ -397,6 +397,7 @@ class EngineCore:
             self._compiling.remove(generation.key)
         else:
             self._scheduler.finish(generation.request, keep_cached=keep_cached)
+            self._runner.forget(generation.request)
         del self._generations[generation.key]
         self._num_pixel_bytes -= generation.pixel_bytes
         self._totals[how] += 1

@@ -44,7 +44,7 @@ class DecodeRows:
 
     def __init__(self, num_rows: int, max_blocks: int, block_size: int) -> None:
         self._block_size = block_size
-        self._requests: list[Request] = []
+        self._requests: list[Request | None] = []  # None: it has ended
         self._row_of: dict[Request, int] = {}
         self._blocks = np.zeros((num_rows, max_blocks), dtype=np.int32)
         self._held: list[tuple[Request | None, int, int]] = [(None, 0, 0)] * num_rows
@@ -55,39 +55,49 @@ class DecodeRows:
         """Seat one-token chunks of different requests, at most `num_rows`."""
         count = len(chunks)
         self._seat([chunk.request for chunk in chunks])
+        requests = tuple(self._row_of)
         updates = []
         for chunk in chunks:
             row = self._row_of[chunk.request]
             self._starts[row] = chunk.start
             updates += self._sync_table(row, chunk.request)
         for row in range(count, num_rows):
-            updates += self._sync_table(row, self._requests[0])
+            updates += self._sync_table(row, requests[0])
         self._starts[count:num_rows] = self._starts[0]
         starts = self._starts[:num_rows]
         blocks = self._blocks[np.arange(num_rows), starts // self._block_size].astype(np.int64)
         self._offsets[count:num_rows] = self._offsets[0]
         return FilledRows(
-            requests=tuple(self._requests),
+            requests=requests,
             positions=self._positions(chunks, num_rows),
             slots=blocks * self._block_size + starts % self._block_size,
             context_lens=(starts + 1).astype(np.int32),
             updates=updates,
         )
 
+    def forget(self, request: Request) -> None:
+        """It has ended: nothing keeps it any more."""
+        row = self._row_of.pop(request, None)
+        if row is not None:
+            self._requests[row] = None
+        for row, (holder, _, _) in enumerate(self._held):
+            if holder is request:
+                self._held[row] = (None, 0, 0)
+
     def _seat(self, requests: list[Request]) -> None:
         coming = dict.fromkeys(requests)
         old, count = self._requests, len(requests)
         if len(old) == count and all(request in self._row_of for request in requests):
             return
-        movers = [request for request in old[count:] if request in coming]
+        movers = [request for request in old[count:] if request and request in coming]
         waiting = iter(movers + [request for request in requests if request not in self._row_of])
-        self._requests = [
-            old[row] if row < len(old) and old[row] in coming else next(waiting)
-            for row in range(count)
-        ]
-        self._row_of = {request: row for row, request in enumerate(self._requests)}
-        for row, request in enumerate(self._requests):
+        self._row_of = {}
+        for row in range(count):
+            holder = old[row] if row < len(old) else None
+            request = holder if holder and holder in coming else next(waiting)
+            self._row_of[request] = row
             self._offsets[row] = request.next_position - request.num_prompt_tokens
+        self._requests = list(self._row_of)
 
     def _sync_table(self, row: int, request: Request) -> list[TableUpdate]:
         """What the device's table lacks. A preempted request comes back with other blocks."""

@@ -83,6 +83,11 @@ class DeviceRunner(ModelRunner):
     def may_run_ahead(self, request: Request) -> bool:
         return self._device_sampler.may_run_ahead(request.sampling)
 
+    def forget(self, request: Request) -> None:
+        self._seats.forget(request)
+        self._rows.forget(request)
+        self._device_sampler.forget(request.sampling)
+
     def submit(self, chunks: Sequence[Chunk]) -> Computation:
         """Launch a step. One that does not fit the device's memory fails, and nothing else does.
 

@@ -117,7 +117,11 @@ class DeviceSampler:
     def read_back(self, prepared: PreparedRows) -> SampledRows:
         """The results of what was just launched, which come to the host by themselves."""
         prepared.placed.launched()
-        return SampledRows(prepared.states, prepared.errors, prepared.placed, self._forget)
+        return SampledRows(prepared.states, prepared.errors, prepared.placed, self.forget)
+
+    def forget(self, state: SamplingState) -> None:
+        """The request has ended, or what the device has counted is not what its output has."""
+        self._penalized = {s: known for s, known in self._penalized.items() if known is not state}
 
     def _constrain(self, rows: NDArray[Any], row: int, state: SamplingState) -> ErnieError | None:
         """What a grammar or a thinking section leaves, as bits."""
@@ -148,7 +152,7 @@ class DeviceSampler:
         from then on the device counts for itself."""
         if self._penalized.get(seat) is state:
             return
-        self._forget(state)  # a seat it had before will have missed tokens when it comes back
+        self.forget(state)  # a seat it had before will have missed tokens when it comes back
         self._penalized[seat] = state
         seen = np.zeros(self._num_words * 32, dtype=np.bool_)
         seen[state.distinct_prompt_ids] = True
@@ -158,10 +162,6 @@ class DeviceSampler:
         counts = np.bincount(known, minlength=self._counts.shape[1])
         counts = np.minimum(counts, np.iinfo(np.uint16).max).astype(np.uint16)  # as the device does
         self._counts.slice(seat, seat + 1).copy_from(counts[None])
-
-    def _forget(self, state: SamplingState) -> None:
-        """What the device has counted of a request is not what its output has."""
-        self._penalized = {s: known for s, known in self._penalized.items() if known is not state}
 
     def _upload_biases(
         self, biases: list[tuple[NDArray[np.int64], NDArray[np.float32]]], size: int

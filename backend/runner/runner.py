@@ -91,6 +91,9 @@ class ModelRunner:
         when `runs_ahead`."""
         return False
 
+    def forget(self, request: Request) -> None:
+        """It has ended, perhaps in a step that is being computed: nothing may keep its memory."""
+
     def submit(self, chunks: Sequence[Chunk]) -> Computation:
         """Begin a step; see `run`."""
         return Computed(self.run(chunks))

@@ -20,6 +20,12 @@ class Seats:
         """The seat of each; raises InternalError when there are more than seats."""
         return [self._take(request) for request in requests]
 
+    def forget(self, request: Request) -> None:
+        """It has ended: its seat is free, and nothing keeps the request."""
+        seat = self._taken.pop(request, None)
+        if seat is not None:
+            self._free.append(seat)
+
     def _take(self, request: Request) -> int:
         seat = self._taken.get(request)
         if seat is None:

@@ -33,7 +33,10 @@ def test_random_lives_of_a_batch(seed):
     tables = np.zeros((NUM_ROWS, MAX_BLOCKS), dtype=np.int32)
     running = []
     for _ in range(60):
-        running = [request for request in running if choose.random() < 0.9]
+        for request in [request for request in running if choose.random() < 0.1]:
+            running.remove(request)
+            if choose.random() < 0.5:  # it has ended
+                rows.forget(request)
         while len(running) < NUM_ROWS and (not running or choose.random() < 0.3):
             running.append(make_request(range(3, 4 + choose.randrange(12))))
         for request in running:

@@ -1,6 +1,9 @@
 """The device's runner with NumPy in the place of its kernels: the same answers as the host's, one
 step ahead, from recorded steps, whoever else is in the batch."""
 
+import gc
+import weakref
+
 import msgspec
 import numpy as np
 import pytest
@@ -159,6 +162,30 @@ def test_a_stream_stopped_in_mid_step_disturbs_nobody(make_core, expected):
     for key in ("r0", "r2", "r3", "r4"):
         tokens = [token for output in answers[key] for token in output.token_ids]
         assert expected[key][0][-len(tokens) :] == tokens
+
+
+def test_nothing_keeps_a_request_that_has_ended(make_core, folder, expected):
+    """Its pixels, prompt and grammar are no longer counted, so they must not be held either."""
+    core = make_core("cuda", num_kv_blocks=13)
+    made, build = [], core._builder.build
+
+    def build_noted(*arguments):
+        request = build(*arguments)
+        made.append((weakref.ref(request), weakref.ref(request.sampling)))
+        return request
+
+    core._builder.build = build_noted
+    _run(core)
+    _run(core, lambda: list(_thinking(folder, expected)))
+    core.add(*next(_requests()), None, None)
+    for _ in range(3):
+        core.step()
+    assert core.stop_stream("r0")
+    while core.has_work():
+        core.step()
+    gc.collect()
+    assert len(made) == 14 + 14 + 1
+    assert [ref() for pair in made for ref in pair if ref() is not None] == []
 
 
 def _thinking(folder, expected):
