@@ -52,9 +52,9 @@ class CudaOps:
 
     def __init__(self, device: str, threads: int = 0) -> None:
         kind, _, index = device.partition(":")
-        if kind != "gpu" or not (index or "0").isdigit():
+        if kind != "gpu" or not (index or "0").isdecimal():
             raise ConfigError(f"executor cuda runs on gpu:N; --device is {device!r}")
-        missing = kernels.unavailable_reason()
+        missing = kernels.unavailable_reason(int(index or 0))
         if missing is not None:
             raise ConfigError(f"executor cuda: {missing}")
         try:

@@ -13,12 +13,19 @@ from backend.ops.cpu_process import tune_cpu_process
 
 
 def test_the_cuda_executor_says_what_is_missing(monkeypatch):
-    monkeypatch.setattr(kernels, "unavailable_reason", lambda: "the CUDA extension is not built")
+    monkeypatch.setattr(kernels, "unavailable_reason", lambda _: "the CUDA extension is not built")
     with pytest.raises(ConfigError, match="executor cuda: the CUDA extension is not built"):
         create_ops("cuda", "gpu:0", 0)
 
 
-@pytest.mark.parametrize("device", ["cpu", "xpu:0", "gpu:x"])
+def test_the_cuda_executor_asks_for_the_gpu_that_it_will_run_on(monkeypatch):
+    monkeypatch.setattr(kernels, "unavailable_reason", lambda device=0: f"no device {device}")
+    for name, device in (("gpu", 0), ("gpu:0", 0), ("gpu:3", 3)):
+        with pytest.raises(ConfigError, match=f"executor cuda: no device {device}"):
+            create_ops("cuda", name, 0)
+
+
+@pytest.mark.parametrize("device", ["cpu", "xpu:0", "gpu:x", "gpu:²"])
 def test_the_cuda_executor_takes_nothing_but_gpus(device):
     with pytest.raises(ConfigError, match=f"executor cuda runs on gpu:N; --device is '{device}'"):
         create_ops("cuda", device, 0)
