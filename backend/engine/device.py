@@ -76,14 +76,15 @@ def with_measured_blocks(
     left = budget - (total - free) - step_bytes - GRAPH_BYTES
     longest = settings.max_model_len or config.max_position_embeddings
     useful = settings.max_num_seqs * -(-longest // settings.block_size)
-    num_blocks = min(left // block_bytes - 1, useful, MAX_BLOCKS)
-    if num_blocks < 2:
+    room = left // block_bytes - 1
+    if room < min(useful, 2):
         raise ConfigError(
             f"--gpu-memory-utilization {settings.gpu_memory_utilization} of "
             f"{total / 2**30:.1f} GiB leaves {left / 2**30:.1f} GiB for the KV cache: "
             f"{(total - free) / 2**30:.1f} GiB are taken, the largest step needs "
             f"{step_bytes / 2**30:.1f} GiB; lower --max-num-batched-tokens or raise the share"
         )
+    num_blocks = min(room, useful, MAX_BLOCKS)
     log.info(
         "KV cache: %d blocks of %d tokens, %.1f GiB; the largest step takes %.2f GiB",
         num_blocks,

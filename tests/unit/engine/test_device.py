@@ -90,6 +90,10 @@ def test_no_more_blocks_are_taken_than_all_requests_can_use(measure):
     assert settings.num_kv_blocks == 4 * 7
 
 
+def test_one_request_of_one_block_needs_no_more(measure):
+    assert measure(max_num_seqs=1, max_model_len=16).num_kv_blocks == 1
+
+
 def test_an_explicit_number_of_blocks_stays_and_nothing_is_run(measure, monkeypatch):
     monkeypatch.setattr(measure.model, "forward", None)
     assert measure(num_kv_blocks=33).num_kv_blocks == 33
