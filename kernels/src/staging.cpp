@@ -17,7 +17,7 @@ constexpr unsigned kCopyThreads = 4;               // reaches PCIe's rate out of
 void copy_on_threads(char* target, const char* source, size_t bytes) {
   const unsigned cores = std::max(1u, std::thread::hardware_concurrency());
   const unsigned count = bytes < kParallelCopy ? 1 : std::min(kCopyThreads, cores);
-  const size_t share = (bytes / count + 4095) / 4096 * 4096;
+  const size_t share = (bytes + count * 4096 - 1) / (count * 4096) * 4096;
   std::vector<std::thread> helpers;
   for (unsigned i = 1; i < count; ++i) {
     const size_t begin = std::min(bytes, i * share);

@@ -63,6 +63,12 @@ def test_uploads_larger_than_the_ring_arrive_whole(ctx):
     np.testing.assert_array_equal(tensor.numpy(), array)
 
 
+@pytest.mark.parametrize("rest", [1, 2, 3, 4095, 4097])
+def test_uploads_that_threads_share_arrive_to_the_last_byte(ctx, rest):
+    array = np.full((4 << 20) + rest, 7, np.uint8)
+    np.testing.assert_array_equal(ctx.upload(array).numpy(), array)
+
+
 def test_many_small_uploads_do_not_overtake_each_other(ctx):
     target = ctx.empty([300_000], kernels.i32)
     readbacks = []
