@@ -19,7 +19,7 @@ from backend.request import SamplingParams
 from backend.sampler import SamplingState, derived_key, seed_key
 from backend.scheduler import Request
 from backend.structured import OutputControl, StructuredOutput, ThinkingSection
-from backend.wire import EngineRequest, MediaSpan
+from backend.wire import EngineRequest, MediaSpan, ThinkingSpec
 
 REASONING_SHARE = 0.8
 """Of max_tokens, for thinking without a budget of its own: FastDeploy's default for VL models. It
@@ -168,6 +168,7 @@ class RequestBuilder:
                     param="structured",
                 )
         if spec is not None and self._structured is not None:
+            _check_forced(spec, self._structured.num_token_ids)
             budget = spec.max_tokens
             if budget is None:
                 budget = max(1, int(REASONING_SHARE * max_tokens))
@@ -217,3 +218,14 @@ class RequestBuilder:
     def _key(self, request: EngineRequest) -> tuple[int, int]:
         seed = request.sampling.seed
         return derived_key(self._seed, request.stream_key) if seed is None else seed_key(seed)
+
+
+def _check_forced(spec: ThinkingSpec, num_token_ids: int) -> None:
+    """What is written for the model must be what it could have written."""
+    for name, ids in (("close_ids", spec.close_ids), ("after_ids", spec.after_ids)):
+        wrong = [token_id for token_id in ids if not 0 <= token_id < num_token_ids]
+        if wrong:
+            raise InvalidRequestError(
+                f"thinking.{name} has token id {wrong[0]}; ids are 0 to {num_token_ids - 1}",
+                param=f"thinking.{name}",
+            )

@@ -35,7 +35,7 @@ class StructuredOutput:
 
     def __init__(self, vocabulary: Vocabulary, num_token_ids: int, threads: int = 2) -> None:
         self.vocabulary = vocabulary
-        self._num_token_ids = num_token_ids
+        self.num_token_ids = num_token_ids
         self._tokenizer = make_ll_tokenizer(vocabulary, num_token_ids)
         self._compilers = ThreadPoolExecutor(threads, "grammar-compile")
         self._masks = ThreadPoolExecutor(threads, "grammar-mask")
@@ -67,7 +67,7 @@ class StructuredOutput:
     def special_token_id(self, name: str) -> int | None:
         """Id of a special token that the logits cover; None for any other name."""
         token_id = self.vocabulary.token_id(name)
-        if token_id is None or token_id >= self._num_token_ids:
+        if token_id is None or token_id >= self.num_token_ids:
             return None
         return token_id if self.vocabulary.is_special(token_id) else None
 
@@ -89,7 +89,7 @@ class StructuredOutput:
         limits = parser_limits(spec.kind)
         raw = LLMatcher(self._tokenizer, grammar, log_level=0, limits=limits)
         if not raw.is_error():
-            matcher = Matcher(raw, self._tokenizer, self._num_token_ids)
+            matcher = Matcher(raw, self._tokenizer, self.num_token_ids)
             matcher.compute_mask()
         if raw.is_error():
             raise invalid(spec.param, f"cannot be used as a grammar: {_reason(raw.get_error())}")

@@ -244,3 +244,18 @@ def test_bad_words_do_not_appear_across_token_borders(make_core, tokenizer):
     ids, _ = run(make_core(), request(max_tokens=30, ignore_eos=True, bad_words=(pair,)))["a"]
     assert ids[:11] == free[:11]
     assert pair not in set(itertools.pairwise(ids))
+
+
+@pytest.mark.parametrize("field", ["close_ids", "after_ids"])
+@pytest.mark.parametrize("beyond", [-1, 0, 10**6])
+def test_forced_tokens_that_the_logits_do_not_have_are_refused(
+    make_core, loaded, tokenizer, field, beyond
+):
+    """A device's mask has no place for them; nothing may find that out in the middle of a step."""
+    wrong = beyond if beyond < 0 else loaded.num_token_ids + beyond
+    forced = {"close_ids": (tokenizer.token_id("</think>"),), "after_ids": ()}
+    forced[field] = (*forced[field], wrong)
+    core = make_core()
+    with pytest.raises(InvalidRequestError, match=f"thinking.{field} has token id {wrong};"):
+        core.add(request(thinking=ThinkingSpec(max_tokens=1, **forced)), PROMPT, None, None)
+    assert not core.has_work()
