@@ -9,7 +9,11 @@ import msgspec
 from backend.wire import Event
 from openai_frontend.protocol.answer import Answer
 from openai_frontend.protocol.formats import END, ReplyHead, encode
-from openai_frontend.protocol.logprobs import CompletionLogprobs, completion_logprobs
+from openai_frontend.protocol.logprobs import (
+    CompletionLogprobs,
+    TextCursor,
+    completion_logprobs,
+)
 from openai_frontend.protocol.openai_format import OpenAIFormat, OpenAIReply
 
 
@@ -35,20 +39,19 @@ class CompletionFormat(OpenAIFormat):
 
     def __init__(self, head: ReplyHead) -> None:
         super().__init__(head, "text_completion")
-        self._offsets: dict[int, int] = {}
+        self._cursors: dict[int, TextCursor] = {}
 
     def chunk(self, index: int, event: Event, answers: Sequence[Answer], elapsed_s: float) -> bytes:
         text = event.delta.reasoning + event.delta.content
         ids = event.token_ids if self._head.return_token_ids else None
         if not (text or event.finish_reason is not None or event.logprobs or ids):
             return b""
-        offset = self._offsets.get(index, 0)
-        self._offsets[index] = offset + len(text)
-        offset += event.num_echoed
+        if (cursor := self._cursors.get(index)) is None:
+            cursor = self._cursors[index] = TextCursor(answers[index].num_echoed)
         choice = CompletionChoice(
             index=index,
             text=text,
-            logprobs=completion_logprobs(event.logprobs, offset) if event.logprobs else None,
+            logprobs=completion_logprobs(event.logprobs, cursor) if event.logprobs else None,
             finish_reason=event.finish_reason.value if event.finish_reason else None,
             arrival_time=round(elapsed_s, 6),
         )
@@ -64,7 +67,7 @@ class CompletionFormat(OpenAIFormat):
         choice = CompletionChoice(
             index=index,
             text="".join((*answer.reasoning, *answer.content)),
-            logprobs=completion_logprobs(answer.logprobs, answer.num_echoed)
+            logprobs=completion_logprobs(answer.logprobs, TextCursor(answer.num_echoed))
             if answer.logprobs
             else None,
             finish_reason=answer.finish_reason.value if answer.finish_reason else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 
 import msgspec
@@ -48,12 +49,29 @@ def chat_logprobs(logprobs: Sequence[EventLogprob]) -> ChatLogprobs:
     )
 
 
-def completion_logprobs(logprobs: Sequence[EventLogprob], offset: int) -> CompletionLogprobs:
-    """`offset`: characters of text before the first of these tokens."""
-    offsets = []
-    for item in logprobs:
-        offsets.append(offset)
-        offset += len(item.token)
+class TextCursor:
+    """Walks along an answer's tokens and knows how many characters of text are behind it.
+
+    By the tokens' bytes, and by nothing that was sent: a character of several tokens is complete
+    with its last, and text that is held back has its place all the same.
+    """
+
+    def __init__(self, offset: int) -> None:
+        """`offset`: characters of text before the first token."""
+        self._offset = offset
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def step(self, item: EventLogprob) -> int:
+        """Where this token's text begins."""
+        start = self._offset
+        data = item.token.encode() if item.bytes is None else bytes(item.bytes)
+        self._offset += len(self._decoder.decode(data))
+        return start
+
+
+def completion_logprobs(logprobs: Sequence[EventLogprob], cursor: TextCursor) -> CompletionLogprobs:
+    """`cursor` stands before the first of these tokens, and after the last when this returns."""
+    offsets = [cursor.step(item) for item in logprobs]
     return CompletionLogprobs(
         tokens=[item.token for item in logprobs],
         token_logprobs=[item.logprob for item in logprobs],

@@ -132,3 +132,23 @@ async def test_offsets_of_tokens_count_the_echoed_prompt(make_client, parse_stre
     assert "".join(choice["text"] for choice in choices) == "Once abc"
     offsets = [offset for choice in choices for offset in choice["logprobs"]["text_offset"]]
     assert offsets == [4, 6, 7]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_offsets_count_characters_however_tokens_and_chunks_cut_them(
+    make_client, parse_stream, stream
+):
+    """An é is two tokens, and the b is held back until the c has come."""
+    logprobs = [
+        EventLogprob(token, -0.5, 7, tuple(data))
+        for token, data in [("a", b"a"), ("\ufffd", b"\xc3"), ("\ufffd", b"\xa9"), ("b", b"b")]
+    ]
+    script = [text("a", logprobs=logprobs[:2]), text("é", logprobs=logprobs[2:])]
+    last = finish("bc", logprobs=[EventLogprob("c", -0.5, 7, (99,))])
+    body = {"prompt": "x", "logprobs": 0, "stream": stream}
+    reply = await make_client(FakeTriton([*script, last])).post(URL, json=body)
+    replies = parse_stream(reply.text)[:-1] if stream else [reply.json()]
+    choices = [choice for one in replies for choice in one["choices"]]
+    assert "".join(choice["text"] for choice in choices) == "aébc"
+    offsets = [offset for choice in choices for offset in choice["logprobs"]["text_offset"]]
+    assert offsets == [0, 1, 1, 2, 3]
