@@ -66,7 +66,7 @@ class ChatFormat(OpenAIFormat):
         parts: list[bytes] = []
         if index not in self._has_begun:
             self._has_begun.add(index)
-            parts += self._first(index, event, elapsed_s)
+            parts += self._first(index, event, answers, elapsed_s)
         # An event may hold nothing to show: its tokens are still to come as text.
         ids = event.token_ids if self._head.return_token_ids else None
         if event.delta or event.finish_reason is not None or event.logprobs or ids:
@@ -99,7 +99,9 @@ class ChatFormat(OpenAIFormat):
             choice.stop_reason = answer.stop_reason
         return choice
 
-    def _first(self, index: int, event: Event, elapsed_s: float) -> list[bytes]:
+    def _first(
+        self, index: int, event: Event, answers: Sequence[Answer], elapsed_s: float
+    ) -> list[bytes]:
         ids = b""
         if self._head.return_token_ids:
             prompt = encode(event.prompt_token_ids)
@@ -110,7 +112,8 @@ class ChatFormat(OpenAIFormat):
             b'"reasoning_content":"","tool_calls":null',
             ids,
             b'},"logprobs":null,"finish_reason":null,"arrival_time":%.6f}]' % elapsed_s,
-            b',"usage":null}' if self._head.include_usage else b"}",
+            self._usage_member(answers),
+            b"}",
             END,
         ]
 

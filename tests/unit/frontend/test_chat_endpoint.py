@@ -166,8 +166,8 @@ async def test_continuous_usage_counts_tokens_as_they_come(make_client, chat_bod
     body = {**chat_body, "stream": True, "stream_options": options}
     reply = await make_client(triton).post(URL, json=body)
     chunks = parse_stream(reply.text)[:-1]
-    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks if "usage" in chunk]
-    assert counts == [2, 3, 4]
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == [2, 2, 3, 4]
     assert triton.sent[0].request.return_token_ids
     assert "completion_token_ids" not in chunks[1]["choices"][0]["delta"]
 
