@@ -188,16 +188,25 @@ def expand(request: HttpRequest, prompts: list[str | list[int]] | None) -> list[
     num_prompts = len(prompts) if prompts is not None else 1
     if num_prompts * n > MAX_CHOICES:
         raise _too_many("prompt", num_prompts * n, MAX_CHOICES)
+    seed = _seed(request)
     encoded = []
     for index in range(num_prompts):
         for choice in range(n):
             changes: dict[str, Any] = {**_HTTP_ONLY, "op": "generate", "single_response": False}
             if prompts is not None:
                 changes["prompt"] = prompts[index]
-            if request.seed is not None and 0 <= request.seed <= MAX_SEED:
-                changes["seed"] = (request.seed + choice) % (MAX_SEED + 1)
+            if seed is not None:
+                changes["seed"] = (seed + choice) % (MAX_SEED + 1)
             encoded.append(wire.encode(msgspec.structs.replace(request, **changes)))
     return encoded
+
+
+def _seed(request: HttpRequest) -> int | None:
+    """The body's seed, else that of `metadata`; None also for one that the preprocessor refuses."""
+    seed = request.seed if request.seed is not None else (request.metadata or {}).get("seed")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MAX_SEED:
+        return None
+    return seed
 
 
 def _check_common(request: HttpRequest) -> None:

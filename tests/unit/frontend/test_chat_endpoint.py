@@ -224,6 +224,17 @@ async def test_n_choices_are_n_requests_with_their_own_seeds(make_client, chat_b
     assert sum(chunk["choices"][0]["finish_reason"] == "stop" for chunk in chunks) == 2
 
 
+async def test_choices_differ_with_a_seed_in_metadata_too(make_client, chat_body):
+    triton = FakeTriton([text("one"), finish()])
+    client = make_client(triton)
+    for fields in ({"metadata": {"seed": 41}}, {"metadata": {"seed": 1}, "seed": 41}):
+        await client.post(URL, json={**chat_body, "n": 2, **fields})
+    assert [sent.request.seed for sent in triton.sent] == [41, 42, 41, 42]
+    for seed in ("41", True, -1):
+        await client.post(URL, json={**chat_body, "metadata": {"seed": seed}})
+        assert triton.sent[-1].request.seed is None, "a label, or refused further on"
+
+
 async def test_data_urls_travel_as_bytes_and_other_urls_untouched(make_client):
     picture = base64.b64encode(b"\xff\xd8picture").decode()
     parts = [
