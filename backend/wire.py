@@ -500,5 +500,10 @@ def decode(data: bytes | bytearray | memoryview, kind: type[T]) -> T:
         param = path.rstrip("`").lstrip(".") or None
         where = f"{param}: " if param else ""
         raise InvalidRequestError(f"{where}{message}", param=param) from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        raise InvalidRequestError("the body is not valid JSON", code="invalid_json") from None
+    except msgspec.DecodeError as error:
+        reason = str(error).removeprefix("JSON is malformed: ")
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"
+    except RecursionError:
+        reason = "it is nested too deeply"
+    raise InvalidRequestError(f"the body is not valid JSON: {reason}", code="invalid_json")

@@ -69,6 +69,23 @@ async def test_what_is_not_a_json_object_is_400(make_client, body):
 
 
 @pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b'{"messages": [], "temperature": NaN}', "invalid character (byte 32)"),
+        (b'{"messages": [{"role": "user", "content": "half a \\ud83d, cut"}]}', "surrogate pair"),
+        (b'\xef\xbb\xbf{"messages": []}', "invalid character (byte 0)"),
+        (b'{"messages": [{"role": "user", "content": "caf\xe9"}]}', "it is not UTF-8"),
+        (b'{"messages": "half', "truncated"),
+    ],
+)
+async def test_broken_json_is_told_with_what_breaks_it(make_client, content, reason):
+    error = error_of(await make_client(FakeTriton()).post(CHAT, content=content), 400)
+    assert error["code"] == "invalid_json"
+    assert error["message"].startswith("the body is not valid JSON: ")
+    assert reason in error["message"]
+
+
+@pytest.mark.parametrize(
     ("url", "words"),
     [
         ("data:image/png;base64,@@@@", "base64 is broken"),
