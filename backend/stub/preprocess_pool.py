@@ -1,7 +1,8 @@
 """Threads of the preprocessor: its `execute` returns at once, answers come when they are ready.
 
 Requests with media have threads of their own. Media may come from a slow host, and however many
-of them wait for one, text goes through.
+of them wait for one, text goes through. Long texts have their own too: tokenizing the 32 MiB that
+a body may hold takes half a minute.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from backend.preprocess import PreparedRequest
 from backend.wire import PixelHandle
 
 TEXT_THREADS = 2
+LONG_BODY_BYTES = 256 * 1024
 MAX_WAITING = 256
 
 log = logging.getLogger("multimodal_preprocessor")
@@ -70,6 +72,7 @@ class PreprocessPool:
     def __init__(self, preparer: Preparer, media_threads: int) -> None:
         self._preparer = preparer
         self._text = ThreadPoolExecutor(TEXT_THREADS, "preprocess-text")
+        self._long = ThreadPoolExecutor(TEXT_THREADS, "preprocess-long")
         self._media = ThreadPoolExecutor(media_threads, "preprocess-media")
         self._lock = threading.Lock()
         self._num_waiting = 0
@@ -87,7 +90,7 @@ class PreprocessPool:
             self._reply(job, failed(job.request_id, error))
             return
         try:
-            (self._media if job.has_media else self._text).submit(self._work, job)
+            self._threads_for(job).submit(self._work, job)
         except RuntimeError:  # the pool was closed
             self._done()
             error = OverloadedError("the server is shutting down", code="shutting_down")
@@ -95,10 +98,15 @@ class PreprocessPool:
 
     def close(self) -> None:
         """Jobs that run are finished, jobs that wait are not begun. No pixels stay behind."""
-        for pool in (self._text, self._media):
+        for pool in (self._text, self._long, self._media):
             pool.shutdown(wait=True, cancel_futures=True)
         for handle in self._written:
             shared_memory.discard_pixels(handle)
+
+    def _threads_for(self, job: Job) -> ThreadPoolExecutor:
+        if job.has_media:
+            return self._media
+        return self._long if len(job.body) > LONG_BODY_BYTES else self._text
 
     def _work(self, job: Job) -> None:
         self._done()

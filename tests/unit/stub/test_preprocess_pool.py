@@ -14,7 +14,7 @@ PICTURE = b'{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}
 
 
 class FakePreprocessor:
-    """`gate` holds back requests with media, as a slow host would."""
+    """`gate` holds back requests with media, as a slow host would, and chats."""
 
     def __init__(self):
         self.gate = threading.Event()
@@ -116,6 +116,18 @@ def test_a_mistake_of_ours_says_no_more_than_its_kind(submit, preprocessor):
 def test_text_goes_through_however_many_media_are_slow(submit, preprocessor):
     preprocessor.gate.clear()
     slow = [submit(PICTURE) for _ in range(5)]
+    assert submit().wait().request.op == "generate"
+    assert not any(reply.came.is_set() for reply in slow)
+    preprocessor.gate.set()
+    for reply in slow:
+        assert reply.wait().request.op == "generate"
+
+
+def test_short_texts_go_through_however_many_long_ones_are_read(submit, preprocessor):
+    preprocessor.gate.clear()
+    words = b"word " * (pool_module.LONG_BODY_BYTES // 5)
+    long = b'{"messages": [{"role": "user", "content": "' + words + b'"}]}'
+    slow = [submit(long) for _ in range(5)]
     assert submit().wait().request.op == "generate"
     assert not any(reply.came.is_set() for reply in slow)
     preprocessor.gate.set()
