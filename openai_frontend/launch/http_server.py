@@ -62,10 +62,17 @@ class BoundedH11Protocol(H11Protocol):
         if self.transport.is_closing():
             return
         super().data_received(data)
-        if self.cycle is None or self.cycle.response_complete:
-            self._expect_header()
-        else:
+        if self.cycle is not None and not self.cycle.response_complete:
             self._stop_expecting()
+        elif self.cycle is not None and self._is_between_requests():
+            # That was the rest of a body whose request had its answer before.
+            self._stop_expecting()
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+        else:
+            self._expect_header()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_expecting()
@@ -73,6 +80,9 @@ class BoundedH11Protocol(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, ErrorInfo(400, "invalid_request_error", "invalid_http", msg))
+
+    def _is_between_requests(self) -> bool:
+        return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
 
     def _expect_header(self) -> None:
         if self._header_timer is None:

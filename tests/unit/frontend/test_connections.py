@@ -214,6 +214,29 @@ async def test_an_answered_connection_may_idle_longer_than_a_header(serve, chat_
         writer.close()
 
 
+async def test_a_body_that_comes_after_its_answer_is_no_slow_header(serve, chat_body, monkeypatch):
+    """The official clients send header and body apart; a refusal may come between them."""
+    monkeypatch.setattr(BoundedH11Protocol, "header_timeout_s", 0.1)
+    monkeypatch.setattr("openai_frontend.launch.http_server.KEEP_ALIVE_S", 1)
+    async with serve(FakeTriton([finish()])) as (_, url):
+        reader, writer = await connect(url, b"")
+        for _ in range(2):
+            head, _, body = post(chat_body).partition(b"\r\n\r\n")
+            writer.write(head.replace(b"/v1/chat/completions", b"/v1/embeddings") + b"\r\n\r\n")
+            answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 2)
+            assert answer.startswith(b"HTTP/1.1 404")
+            await asyncio.wait_for(reader.readuntil(b"}}"), 2)
+            writer.write(body)
+            await asyncio.sleep(0.25)
+        writer.write(post(chat_body))
+        assert (await asyncio.wait_for(reader.readline(), 2)).startswith(b"HTTP/1.1 200")
+        await asyncio.wait_for(reader.readuntil(b"}}"), 2)
+        writer.write(b"GET /health HT")
+        rest = await asyncio.wait_for(reader.read(), 2)
+        assert b"HTTP/1.1 408" in rest, "a header that has begun must still come in time"
+        writer.close()
+
+
 async def test_malformed_and_oversized_headers_are_400_in_openai_shape(serve):
     hostile = [
         b"NONSENSE\r\n\r\n",
