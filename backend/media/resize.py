@@ -19,6 +19,7 @@ def smart_resize(
 
     Raises MediaError when no size on the grid meets the limits.
     """
+    given = f"{width}×{height}"
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         height, width = _limit_aspect_ratio(height, width, factor)
     resized_height = max(factor, round(height / factor) * factor)
@@ -33,8 +34,8 @@ def smart_resize(
         resized_width = math.ceil(width * grow / factor) * factor
     if not min_pixels <= resized_height * resized_width <= max_pixels or resized_height <= 0:
         raise MediaError(
-            f"{width}×{height} pixels cannot be resized to between {min_pixels} and {max_pixels} "
-            f"pixels on a grid of {factor}"
+            f"{given} pixels cannot be resized to between {min_pixels} and {max_pixels} pixels on "
+            f"a grid of {factor}"
         )
     return resized_height, resized_width
 

@@ -90,3 +90,8 @@ def test_every_size_lands_on_the_grid_within_the_limits(height, width):
         ratio = math.log(resized_height * width / (resized_width * height))
         if max(height, width) / min(height, width) < 4 and min(height, width) > 280:
             assert abs(ratio) < 0.2
+
+
+def test_a_thin_picture_that_fits_no_grid_is_refused_by_its_own_size():
+    with pytest.raises(MediaError, match=r"^1×500 pixels cannot be resized"):
+        smart_resize(500, 1, 12_544, 50_176)
