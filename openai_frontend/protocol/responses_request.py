@@ -130,6 +130,11 @@ def to_generate(request: ResponsesRequest) -> GenerateRequest:
         raise InvalidRequestError(
             "input is empty", param="input", code="missing_required_parameter"
         )
+    if request.max_output_tokens is not None and request.max_output_tokens < 1:
+        raise InvalidRequestError(
+            f"max_output_tokens is {request.max_output_tokens}; it must be at least 1",
+            param="max_output_tokens",
+        )
     effort = request.reasoning.effort if request.reasoning is not None else None
     tools, choice = _choose(request)
     return GenerateRequest(

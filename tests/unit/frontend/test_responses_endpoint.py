@@ -297,6 +297,15 @@ async def test_what_cannot_be_served_is_refused_by_name(make_client, fields, cod
     assert triton.sent == []
 
 
+async def test_a_limit_below_one_is_refused_by_the_clients_own_name_for_it(make_client):
+    triton = FakeTriton([finish("a")])
+    reply = await make_client(triton).post(URL, json={"input": "Hi", "max_output_tokens": 0})
+    error = reply.json()["error"]
+    assert (reply.status_code, error["param"]) == (400, "max_output_tokens")
+    assert error["message"] == "max_output_tokens is 0; it must be at least 1"
+    assert triton.sent == []
+
+
 async def test_the_official_client_creates_and_streams(serve):
     async with serve(FakeTriton(ANSWER)) as (_, url):
         async with openai.AsyncOpenAI(base_url=f"{url}/v1", api_key="null") as client:
