@@ -129,9 +129,12 @@ def _logit_bias(biases: Mapping[str, float], vocab_size: int) -> tuple[tuple[int
             raise InvalidRequestError(
                 f"logit_bias has the key {key[:32]!r}; it must be a token id", param="logit_bias"
             )
-    pairs = {int(key): bias for key, bias in biases.items()}
-    check_token_ids(pairs, vocab_size, "logit_bias")
-    return tuple(pairs.items())
+        if int(key) >= vocab_size:
+            raise InvalidRequestError(
+                f"logit_bias has the key {key!r}; token ids are from 0 to {vocab_size - 1}",
+                param="logit_bias",
+            )
+    return tuple({int(key): bias for key, bias in biases.items()}.items())
 
 
 def check_token_ids(token_ids: Iterable[int], vocab_size: int, name: str) -> None:

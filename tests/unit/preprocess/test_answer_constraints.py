@@ -343,6 +343,11 @@ def test_bad_biases_and_words_name_their_field(refused, body, param):
     assert refused(**body).param == param
 
 
+def test_a_bias_of_no_token_is_refused_by_its_key(refused):
+    message = refused(logit_bias={"1": 0, "99999999": 1}).message
+    assert message.startswith("logit_bias has the key '99999999'; token ids are from 0 to ")
+
+
 # ---- prompts that are not rendered --------------------------------------------------------------
 
 
