@@ -166,6 +166,10 @@ def split_prompts(prompt: Any) -> list[str | list[int]]:
         )
     if isinstance(prompt, str) or _is_ids(prompt):
         return [prompt]
+    if isinstance(prompt, list):
+        for place, item in enumerate(prompt):
+            if item in ("", []):
+                raise InvalidRequestError(f"prompt[{place}] is empty", param="prompt")
     if isinstance(prompt, list) and (
         all(isinstance(item, str) for item in prompt) or all(_is_ids(item) for item in prompt)
     ):

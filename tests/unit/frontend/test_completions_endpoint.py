@@ -152,3 +152,11 @@ async def test_offsets_count_characters_however_tokens_and_chunks_cut_them(
     assert "".join(choice["text"] for choice in choices) == "aébc"
     offsets = [offset for choice in choices for offset in choice["logprobs"]["text_offset"]]
     assert offsets == [0, 1, 1, 2, 3]
+
+
+@pytest.mark.parametrize("prompt", [["a", ""], [[5], []]])
+async def test_an_empty_prompt_among_others_is_named_by_its_place(make_client, prompt):
+    triton = FakeTriton([finish()])
+    error = (await make_client(triton).post(URL, json={"prompt": prompt})).json()["error"]
+    assert (error["message"], error["param"]) == ("prompt[1] is empty", "prompt")
+    assert triton.sent == []
