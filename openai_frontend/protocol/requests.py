@@ -191,7 +191,11 @@ def expand(request: HttpRequest, prompts: list[str | list[int]] | None) -> list[
         )
     num_prompts = len(prompts) if prompts is not None else 1
     if num_prompts * n > MAX_CHOICES:
-        raise _too_many("prompt", num_prompts * n, MAX_CHOICES)
+        raise InvalidRequestError(
+            f"{num_prompts} prompts with n {n} are {num_prompts * n} choices; the limit is "
+            f"{MAX_CHOICES}",
+            param="prompt",
+        )
     seed = _seed(request)
     encoded = []
     for index in range(num_prompts):

@@ -160,3 +160,11 @@ async def test_an_empty_prompt_among_others_is_named_by_its_place(make_client, p
     error = (await make_client(triton).post(URL, json={"prompt": prompt})).json()["error"]
     assert (error["message"], error["param"]) == ("prompt[1] is empty", "prompt")
     assert triton.sent == []
+
+
+async def test_too_many_choices_are_told_as_prompts_times_n(make_client):
+    body = {"prompt": ["a"] * 9, "n": 16}
+    reply = await make_client(FakeTriton([finish()])).post(URL, json=body)
+    assert reply.status_code == 400
+    message = "9 prompts with n 16 are 144 choices; the limit is 128"
+    assert reply.json()["error"]["message"] == message
