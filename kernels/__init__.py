@@ -33,6 +33,9 @@ except ImportError as error:
 
 MIN_CAPABILITY = (8, 0)
 """Compute capability of the oldest devices the kernels run on."""
+MIN_SHARED_BYTES = 163 * 1024
+"""Of a block. Decode attention and the streamed products take more than the 99 KiB of 8.6, 8.9 and
+12.0."""
 
 
 def unavailable_reason(device: int = 0) -> str | None:
@@ -55,6 +58,12 @@ def unavailable_reason(device: int = 0) -> str | None:
         return (
             f"device {device} has compute capability {capability[0]}.{capability[1]}; "
             f"{MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} or newer is needed"
+        )
+    shared_bytes = _extension.device_shared_bytes(device)
+    if shared_bytes < MIN_SHARED_BYTES:
+        return (
+            f"device {device} (compute capability {capability[0]}.{capability[1]}) has "
+            f"{shared_bytes} bytes of shared memory for a block; {MIN_SHARED_BYTES} are needed"
         )
     return None
 

@@ -338,4 +338,9 @@ void bind_core(py::module_& module) {
     ERNIE_CUDA(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device));
     return py::make_tuple(major, minor);
   });
+  module.def("device_shared_bytes", [](int device) {  // that a block can have
+    int bytes = 0;
+    ERNIE_CUDA(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+    return bytes;
+  });
 }

@@ -118,15 +118,24 @@ def test_without_a_visible_device_the_reason_says_so(extension):
     ("count", "device", "reason"),
     [
         (1, 3, "there is no CUDA device 3; 1 visible, counted from 0"),
-        (2, 1, None),
-        (2, 0, "device 0 has compute capability 7.5; 8.0 or newer is needed"),
+        (4, 1, None),
+        (4, 3, None),
+        (4, 0, "device 0 has compute capability 7.5; 8.0 or newer is needed"),
         (0, 0, "no CUDA device is visible"),
+        (
+            4,
+            2,
+            "device 2 (compute capability 8.9) has 101376 bytes of shared memory for a block; "
+            "166912 are needed",
+        ),
     ],
 )
 def test_the_reason_is_about_the_device_asked_for(monkeypatch, count, device, reason):
-    capabilities = [(7, 5), (9, 0)]
     driver = SimpleNamespace(
-        device_count=lambda: count, device_capability=capabilities.__getitem__, CudaError=OSError
+        device_count=lambda: count,
+        device_capability=[(7, 5), (9, 0), (8, 9), (8, 0)].__getitem__,
+        device_shared_bytes=[65536, 232448, 101376, 166912].__getitem__,
+        CudaError=OSError,
     )
     monkeypatch.setattr(kernels, "_extension", driver)
     assert kernels.unavailable_reason(device) == reason
