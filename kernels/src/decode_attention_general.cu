@@ -22,8 +22,7 @@ void start_kernel(Context& context, DecodeArguments p) {
   // Two blocks shall fit a multiprocessor; each costs 1 KiB besides its own.
   using Shared = DecodeShared<kHead>;
   const int limit = (static_cast<int>(context.max_shared_bytes()) + 1024) / 2 - 1024 - 64;
-  p.rounds = 1;
-  while (p.rounds < 4 && Shared::bytes(p.ratio, p.rounds) > limit) p.rounds *= 2;
+  p.rounds = Shared::rounds(p.ratio, limit);
   const int64_t items = int64_t(p.sequences) * p.nkv * p.split_slots;
   const auto blocks = static_cast<unsigned>(std::min<int64_t>(2 * context.sm_count(), items));
   launch(context, decode_attention_kernel<kHead, kTurn>, dim3(blocks), dim3(kThreads),

@@ -27,18 +27,11 @@ void run(Context& context, StreamJob& job) {
          kStreamThreads, shared, job);
 }
 
-// Tiles shrink with the weight rows until they fill the device, and grow with the tokens.
-int choose_rows(const Context& context, const StreamJob& job, int weight_rows) {
-  const bool few = weight_rows <= 64 * context.sm_count();
-  if (job.tokens <= 8) return few ? 16 : 32;
-  if (job.tokens <= 32) return few ? 32 : 64;
-  return 64;
-}
-
 template <bool kGated>
 void run_any(Context& context, StreamJob& job, int tile_rows = 0) {
   if (tile_rows == 0) {
-    tile_rows = choose_rows(context, job, kGated ? 2 * job.rows : job.rows);
+    tile_rows = dense_tile_rows(job.tokens, kGated ? 2 * job.rows : job.rows, context.sm_count(),
+                                context.max_shared_bytes());
   }
   if (job.tokens <= 8) {
     if (tile_rows == 16) return run<kGated, 8, 1>(context, job);

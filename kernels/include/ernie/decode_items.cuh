@@ -38,6 +38,14 @@ struct DecodeShared {
 
   // The warps' outputs lie behind, so that the next item can begin in the rings meanwhile.
   static int bytes(int ratio, int rounds) { return kFixed + kWarps * ratio * kHead * 4 / rounds; }
+
+  // In how many rounds, of whole blocks of 8 columns, outputs are joined: as few as `limit` bytes do,
+  // 4 at most.
+  static int rounds(int ratio, int limit) {
+    int rounds = 1;
+    while (rounds < 4 && kHead % (16 * rounds) == 0 && bytes(ratio, rounds) > limit) rounds *= 2;
+    return rounds;
+  }
 };
 
 struct DecodeItem {

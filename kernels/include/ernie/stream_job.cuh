@@ -60,6 +60,15 @@ struct StreamShape {
   }
 };
 
+// Weight rows of a tile of a dense product: fewer until tiles fill the device, more with the tokens.
+inline int dense_tile_rows(int tokens, int weight_rows, int multiprocessors, size_t max_shared) {
+  const bool few = weight_rows <= 64 * multiprocessors;
+  if (tokens <= 8) return few ? 16 : 32;
+  if (tokens <= 32) return few ? 32 : 64;
+  // 64 tokens with tiles of 64 rows are 128 bytes more than an A100 gives a block.
+  return StreamShape<2, 8>::shared_bytes(tokens, 0) <= max_shared ? 64 : 128;
+}
+
 // One item: a tile of weight rows of a group, with the group's tokens.
 struct StreamItem {
   int group;  // of the launch
