@@ -54,6 +54,7 @@ class Claims:
         self._folder = folder
         self._until = until
         self._record = record
+        self._outcome, self._seconds = "passed", 0.0  # of the test that is running
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         names = self._record.with_suffix(".collected")
@@ -80,9 +81,14 @@ class Claims:
             yield item
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "call" or not report.passed:
+        if report.when == "setup":
+            self._outcome, self._seconds = "passed", 0.0
+        self._seconds += report.duration
+        if not report.passed and self._outcome != "failed":
+            self._outcome = report.outcome
+        if report.when == "teardown":
             with self._record.open("a") as record:
-                record.write(f"{report.outcome} {report.duration:.1f} {report.nodeid}\n")
+                record.write(f"{self._outcome} {self._seconds:.1f} {report.nodeid}\n")
 
 
 def run_claims(folder: Path, until: float, record: Path, tests: Sequence[str]) -> int:

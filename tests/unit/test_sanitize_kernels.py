@@ -86,6 +86,21 @@ def test_a_test_that_always_fails_is_named(run):
     assert lines[1].endswith("test_some.py::test_bad")
 
 
+def test_a_test_whose_end_fails_has_not_passed(run):
+    body = """
+@pytest.fixture
+def left_over():
+    yield
+    raise AssertionError
+
+def test_bad(left_over):
+    pass
+"""
+    status, lines = run(body, "--jobs", "1")
+    assert status == 1
+    assert lines[0].startswith("racecheck: 0 found, 0 of 1 tests checked, 1 failed")
+
+
 def test_a_process_that_hangs_is_killed_with_its_children(tmp_path):
     child = "import threading; print('here', flush=True); threading.Event().wait()"
     process = subprocess.Popen(
