@@ -128,7 +128,9 @@ __device__ void sample_row(Row<kCluster>& values, const SamplingArguments& a, co
         const bool is_valid = id < static_cast<uint32_t>(a.num_valid);
         allowed = is_valid ? static_cast<uint32_t>(mask[id >> 5]) >> (id & 31) : 0;
       }
-      if ((allowed >> (i % 4) & 1u) == 0) values[values.run_begin() + i] = x = -INFINITY;
+      if ((allowed >> (i % 4) & 1u) == 0 && x != -INFINITY) {  // one run of -inf has many threads
+        values[values.run_begin() + i] = x = -INFINITY;
+      }
       highest = max_or_nan(highest, x);
     });
 #if defined(ERNIE_HOPPER)

@@ -126,7 +126,7 @@ __device__ uint32_t Row<kCluster>::kth_maximum(const Message* received, int k) {
   }
 #pragma unroll
   for (int mask = kShare / 2; mask > 0; mask >>= 1) larger += __shfl_xor_sync(kAll, larger, mask);
-  if (larger == k - 1) kth = mine & ~127u;
+  if (larger == k - 1 && part == 0) kth = mine & ~127u;
   __syncthreads();
   return max(kth, kLowestKey);
 }
