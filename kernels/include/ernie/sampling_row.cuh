@@ -29,16 +29,19 @@ struct __align__(16) Message {
 __device__ __forceinline__ uint64_t amount_of(const Message& message) { return message.amount; }
 __device__ __forceinline__ uint64_t number_of(const Message& message) { return message.number; }
 
+union Bins {
+  uint64_t sums[kBins];
+  uint32_t halves[kBins][2];  // lower and upper half of a sum
+  uint64_t weights[kGathered];
+};
+
 template <int kCluster>
 struct RowShared {
   // What each warp of the cluster sent here; two, because a neighbour may be a step ahead.
   Message of_warp[2][kCluster * kSamplingWarps];
   uint64_t gathered[kGathered];
-  union {
-    uint64_t sums[kBins];
-    uint32_t halves[kBins][2];  // lower and upper half of a sum
-    uint64_t weights[kGathered];
-  };
+  Bins bins[2];
+  int rounds;  // of searches so far
   uint64_t of_scan[kBins / 32];
   uint64_t amount[2];
   uint64_t cut;
@@ -154,8 +157,12 @@ class Row {
   // the lowest key when there are fewer warps. Ends in a barrier of the block.
   __device__ uint32_t kth_maximum(const Message* received, int k);
 
+  // Bins for the block alone: other blocks add up those of a search's last round, until the cluster
+  // meets in the next round.
+  __device__ Bins& free_bins() { return shared_.bins[shared_.rounds & 1]; }
+
   // What the bin held before.
-  __device__ uint64_t add_to_bin(int bin, uint64_t amount);
+  __device__ static uint64_t add_to_bin(Bins& bins, int bin, uint64_t amount);
 
   // The cut that keeps the fewest most likely entries, of those `floor` keeps, whose amount reaches
   // `target`: numbers of values, or (by mass) sums of weights. Keeps all that do not reach it.
@@ -198,7 +205,7 @@ class Row {
   __device__ uint64_t load_from(const void* pointer, unsigned rank) const;
 
   // The bin that holds the target, and what lies above it; -1 if all do not reach the target.
-  __device__ int choose_bin(uint64_t target, uint64_t& above);
+  __device__ int choose_bin(const Bins& bins, uint64_t target, uint64_t& above);
 
   // The lowest key whose value lies in bin `bin` or above; each warp searches by itself.
   template <class BinOf>

@@ -40,6 +40,7 @@ __device__ __forceinline__ void sample_rows(const SamplingArguments& a, float* b
     if (bytes > 0) copy_bulk(shared_address(buffer), logits + values.first_id(), bytes, barrier);
 #endif
   };
+  if (threadIdx.x == 0) shared.rounds = 0;
 #if defined(ERNIE_HOPPER)
   if (kCluster > 1) {
     if (threadIdx.x == 0) {
@@ -118,6 +119,7 @@ __device__ __forceinline__ void sample_rows(const SamplingArguments& a, float* b
                bias_begin, bias_end);
   }
   if (step == 0) values.wait();
+  if (kCluster > 1 && shared.rounds > 0) values.sync();  // other blocks have read the last bins
 }
 
 }  // namespace ernie

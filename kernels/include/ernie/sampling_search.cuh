@@ -6,11 +6,11 @@
 namespace ernie {
 
 template <int kCluster>
-__device__ uint64_t Row<kCluster>::add_to_bin(int bin, uint64_t amount) {
+__device__ uint64_t Row<kCluster>::add_to_bin(Bins& bins, int bin, uint64_t amount) {
   const uint32_t low = static_cast<uint32_t>(amount);
-  const uint32_t low_before = atomicAdd(&shared_.halves[bin][0], low);
+  const uint32_t low_before = atomicAdd(&bins.halves[bin][0], low);
   const uint32_t high = static_cast<uint32_t>(amount >> 32) + (low_before + low < low);
-  return static_cast<uint64_t>(atomicAdd(&shared_.halves[bin][1], high)) << 32 | low_before;
+  return static_cast<uint64_t>(atomicAdd(&bins.halves[bin][1], high)) << 32 | low_before;
 }
 
 template <int kCluster>
@@ -48,14 +48,16 @@ __device__ uint64_t Row<kCluster>::search_bins(bool by_mass, const Weigher& weig
       const uint32_t offset = high - key_of(x);
       return offset < width ? static_cast<int>(offset >> shift) : -1;
     };
-    if (threadIdx.x < kBins) shared_.sums[threadIdx.x] = 0;
+    Bins& bins = free_bins();
+    if (threadIdx.x < kBins) bins.sums[threadIdx.x] = 0;
     __syncthreads();
+    if (threadIdx.x == 0) ++shared_.rounds;
     each_taken(left, floor, [&](int, float x) {
       const int bin = bin_of(x);
-      if (bin >= 0) add_to_bin(bin, by_mass ? weigh(x) : 1);
+      if (bin >= 0) add_to_bin(bins, bin, by_mass ? weigh(x) : 1);
     });
     sync();
-    const int bin = choose_bin(target, above);
+    const int bin = choose_bin(bins, target, above);
     if (bin < 0) return static_cast<uint64_t>(key_of(floor.value)) << 32 | floor.ties;
     Taken within;
     each_taken(left, floor, [&](int i, float x) {
@@ -92,11 +94,11 @@ __device__ uint64_t Row<kCluster>::search_bins(bool by_mass, const Weigher& weig
 }
 
 template <int kCluster>
-__device__ int Row<kCluster>::choose_bin(uint64_t target, uint64_t& above) {
+__device__ int Row<kCluster>::choose_bin(const Bins& bins, uint64_t target, uint64_t& above) {
   uint64_t mine = 0, upto = 0;
   if (threadIdx.x < kBins) {
 #pragma unroll
-    for (unsigned r = 0; r < kCluster; ++r) mine += load_from(shared_.halves[threadIdx.x], r);
+    for (unsigned r = 0; r < kCluster; ++r) mine += load_from(bins.halves[threadIdx.x], r);
     upto = scan_warp(mine);
     if (threadIdx.x % 32 == 31) shared_.of_scan[threadIdx.x / 32] = upto;
   }
@@ -138,15 +140,16 @@ template <int kCluster>
 __device__ uint64_t Row<kCluster>::compare(bool by_mass, const Weigher& weigh, int count,
                                            uint64_t above, uint64_t target) {
   const int mine = static_cast<int>(threadIdx.x);
+  uint64_t* weights = free_bins().weights;
   uint64_t entry = 0, amount = 0;
   if (mine < count) {
     entry = shared_.gathered[mine];
     amount = by_mass ? weigh(value_of(static_cast<uint32_t>(entry >> 32))) : 1;
-    shared_.weights[mine] = amount;
+    weights[mine] = amount;
   }
   __syncthreads();
   if (mine < count) {
-    for (int i = 0; i < count; ++i) above += shared_.gathered[i] > entry ? shared_.weights[i] : 0;
+    for (int i = 0; i < count; ++i) above += shared_.gathered[i] > entry ? weights[i] : 0;
     if (above < target && target <= above + amount) shared_.cut = entry;
   }
   __syncthreads();

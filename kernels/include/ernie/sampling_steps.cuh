@@ -176,6 +176,7 @@ __device__ void finish(Row<kCluster>& values, const SamplingArguments& a, const 
                        int64_t index, const Weigher& weigh, float least, int count, uint64_t mass,
                        uint64_t random, const Reported& reported) {
   RowShared<kCluster>& shared = values.shared();
+  Bins& bins = values.free_bins();
   const int mine = static_cast<int>(threadIdx.x), warp = mine / 32;
   // Sums over the earlier ones of kGathered threads.
   const auto sum_before = [&](uint64_t value) {
@@ -191,7 +192,7 @@ __device__ void finish(Row<kCluster>& values, const SamplingArguments& a, const 
   // Sorted roughly, by bins; each sums its entries' weights and, above those bits, their number.
   const auto number_in = [](uint64_t sums) { return static_cast<int>(sums >> kMassBits); };
   const bool has_entry = mine < count;
-  if (mine < kBins) shared.sums[mine] = 0;
+  if (mine < kBins) bins.sums[mine] = 0;
   __syncthreads();
   uint64_t entry = 0, weight = 0;
   int bin = 0, slot = 0;
@@ -200,22 +201,22 @@ __device__ void finish(Row<kCluster>& values, const SamplingArguments& a, const 
     const float value = value_of(static_cast<uint32_t>(entry >> 32));
     weight = weigh(value);
     bin = linear_bin(weigh.top - value, bin_steps(weigh.top - least));
-    const uint64_t sums = values.add_to_bin(bin, weight | uint64_t{1} << kMassBits);
+    const uint64_t sums = Row<kCluster>::add_to_bin(bins, bin, weight | uint64_t{1} << kMassBits);
     slot = number_in(sums);
   }
   __syncthreads();
-  const uint64_t sums = mine < kBins ? shared.sums[mine] : 0;
+  const uint64_t sums = mine < kBins ? bins.sums[mine] : 0;
   const uint64_t above_bin = sum_before(sums);
-  if (mine < kBins) shared.sums[mine] = above_bin;
+  if (mine < kBins) bins.sums[mine] = above_bin;
   __syncthreads();
-  if (has_entry) shared.gathered[number_in(shared.sums[bin]) + slot] = entry;
+  if (has_entry) shared.gathered[number_in(bins.sums[bin]) + slot] = entry;
   __syncthreads();
   int better = 0;
   uint64_t above = 0;
   if (has_entry) {
-    better = number_in(shared.sums[bin]);
-    above = shared.sums[bin] & kMassMask;
-    const int end = bin + 1 < kBins ? number_in(shared.sums[bin + 1]) : count;
+    better = number_in(bins.sums[bin]);
+    above = bins.sums[bin] & kMassMask;
+    const int end = bin + 1 < kBins ? number_in(bins.sums[bin + 1]) : count;
     for (int i = better; i < end; ++i) {
       const uint64_t other = shared.gathered[i];
       if (other <= entry) continue;
