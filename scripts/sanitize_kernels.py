@@ -4,8 +4,11 @@ A sanitizer slows a launch a hundredfold and more, so the tests are spread over 
 every process collects the same tests and runs those that it is the first to claim. Only kernels of
 this project are looked into; cuBLAS's, and torch's that make a test's reference, are left alone. A
 test that fails is run again at the end, with the GPU for itself, as one that looks at the device's
-free memory needs it. A process that has to be stopped counts for the tests that it had ended: a
-sanitizer writes what it finds when a kernel ends.
+free memory needs it.
+
+racecheck looks at what it has recorded long after a test's last kernel, maybe only when the process
+ends: one that is killed, or that dies, has checked nothing. So processes end after --slice seconds,
+and others go on.
 
 Prints a line per tool, and ends with status 1 when a tool found something, when a test failed, or
 when one was not checked. Needs compute-sanitizer (it comes with CUDA), torch and a GPU.
@@ -15,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -24,6 +28,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,22 +41,26 @@ KERNEL_TESTS = (
     "--ignore=tests/gpu/test_engine_process.py",
 )
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
-FEW_DRAWS = "100"  # of the sampler's statistical tests, which make 40,000
+FEW_DRAWS = "100"  # of tests that make 600, the sampler's 40,000
 OURS = "kns=5ernie"  # the mangled namespace of every kernel in kernels/
-PORTS_FROM, PORTS_EACH = 49152, 16
+PORTS_FROM, PORTS_EACH, PORT_SETS = 49152, 16, 1000
 _FOUND = re.compile(r"SUMMARY: (\d+) (?:error|hazard)")
+_LOST = "Maximum number of hazards reached"  # of what the report may say nothing
+_DIED = "process didn't terminate successfully"
 
 
 class Claims:
     """A pytest plugin: runs the tests that no other process has claimed in `folder`.
 
-    After `until`, in seconds of the system's clock, nothing more is claimed. `folder` comes to hold
-    `collected`, the names of all tests, and a file for every claim; `record` a line for every test
-    that was run: outcome, seconds, name.
+    Nothing is claimed after `until`, of the system's clock, and only a first one after `seconds`.
+    `folder` comes to hold `collected`, the names of all tests, and a file for every claim;
+    `record` a line for every test that was begun, and for every one that was run: outcome,
+    seconds, name.
     """
 
-    def __init__(self, folder: Path, until: float, record: Path) -> None:
+    def __init__(self, folder: Path, seconds: float, until: float, record: Path) -> None:
         self._folder = folder
+        self._slice = seconds
         self._until = until
         self._record = record
         self._outcome, self._seconds = "passed", 0.0  # of the test that is running
@@ -71,13 +80,16 @@ class Claims:
         return True
 
     def _claimed(self, items: Sequence[pytest.Item]) -> Iterator[pytest.Item]:
+        until, slice_ends = self._until, time.time() + self._slice
         for number, item in enumerate(items):
-            if time.time() >= self._until:
+            if time.time() >= until:
                 return
             try:
                 (self._folder / str(number)).touch(exist_ok=False)
             except FileExistsError:
                 continue
+            self._write("begun 0 " + item.nodeid)
+            until = min(until, slice_ends)
             yield item
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -87,14 +99,22 @@ class Claims:
         if not report.passed and self._outcome != "failed":
             self._outcome = report.outcome
         if report.when == "teardown":
-            with self._record.open("a") as record:
-                record.write(f"{self._outcome} {self._seconds:.1f} {report.nodeid}\n")
+            self._write(f"{self._outcome} {self._seconds:.1f} {report.nodeid}")
+
+    def _write(self, line: str) -> None:
+        with self._record.open("a") as record:
+            record.write(line + "\n")
 
 
-def run_claims(folder: Path, until: float, record: Path, tests: Sequence[str]) -> int:
-    """The tests of one process, itself under a sanitizer; pytest's exit status."""
+def run_claims(claims: Claims, tests: Sequence[str]) -> int:
+    """The tests of one process, itself under a sanitizer; 0 if they could be run.
+
+    Another status, which a process that dies has too, says that they do not count.
+    """
     options = ["-m", "gpu", "-q", "-p", "no:cacheprovider", "-o", "timeout=0"]
-    return pytest.main([*options, *tests], [Claims(folder, until, record)])
+    status = pytest.main([*options, *tests], [claims])
+    ran = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.NO_TESTS_COLLECTED)
+    return 0 if status in ran else int(status)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +126,8 @@ class Worker:
     process: subprocess.Popen[bytes]
     out: Path
 
-    def wait(self, until: float) -> bool:
-        """Whether it ended by itself; what has not ended at `until` is killed with its children."""
+    def wait(self, until: float) -> None:
+        """Until it has ended; what has not at `until` is killed with its children."""
         try:
             self.process.wait(max(0.0, until - time.time()))
         except subprocess.TimeoutExpired:
@@ -115,20 +135,28 @@ class Worker:
             self.process.wait()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            return False
-        return True
+            print(f"{self.name}: killed, it had gone on for too long after --seconds")
 
-    def found(self) -> int | None:
-        """How many errors or hazards the sanitizer reports, at least; None: it never began."""
-        report = self.out / f"{self.name}.sanitizer"
-        lines = report.read_text(errors="replace").splitlines() if report.exists() else []
-        if not lines:
-            return None
-        summaries = _FOUND.findall("\n".join(lines))
-        return sum(map(int, summaries)) if summaries else min(1, len(lines) - 1)
+    def report(self) -> str:
+        """What the sanitizer wrote."""
+        path = self.out / f"{self.name}.sanitizer"
+        return path.read_text(errors="replace") if path.exists() else ""
 
-    def ran(self) -> list[tuple[str, float, str]]:
-        """Outcome, seconds and name of each test that it ran to its end."""
+    def counts(self) -> bool:
+        """Whether its report says all about the tests that it ran."""
+        report = self.report()
+        return _FOUND.search(report) is not None and _DIED not in report
+
+    def found(self) -> int:
+        """How many errors or hazards the sanitizer reports, at least."""
+        report = self.report()
+        summaries = _FOUND.findall(report)
+        if not summaries:  # it was killed: a line says who is speaking
+            return int(len(report.splitlines()) > 1)
+        return sum(map(int, summaries)) + (_LOST in report)
+
+    def begun(self) -> list[tuple[str, float, str]]:
+        """Outcome (at first `begun`), seconds and name of each test, for each time it is known."""
         record = self.out / f"{self.name}.tests"
         lines = record.read_text().splitlines() if record.exists() else []
         split = (line.split(" ", 2) for line in lines)
@@ -143,10 +171,41 @@ class Run:
         self.out: Path = options.out
         self.gpus: list[str] = options.gpus.split(",")
         self.workers: list[Worker] = []
+        self._numbers = itertools.count()
 
-    def start(self, tool: str, gpu: str, claims: str, until: float) -> None:
-        """Start a process on `gpu` that shares the tests with those of the same `claims`."""
-        number = len(self.workers)
+    def check(self, tool: str) -> None:
+        """Run all tests, on all GPUs at a time, then those that failed."""
+        until = time.time() + self._options.seconds
+        lanes = self.gpus * self._options.jobs
+        with ThreadPoolExecutor(len(lanes)) as pool:
+            list(pool.map(lambda gpu: self._run_slices(tool, gpu, until), lanes))
+        if self.failed(tool):
+            self._run_again(tool, time.time() + self._options.seconds)
+
+    def _run_slices(self, tool: str, gpu: str, until: float) -> None:
+        """One process after another, until no test is left."""
+        while time.time() < until and not self._all_claimed(tool):
+            worker = self._start(tool, gpu, tool, until)
+            worker.wait(until + self._options.grace)
+            if not worker.begun():  # it could not
+                return
+
+    def _all_claimed(self, tool: str) -> bool:
+        tests = self.collected(tool)
+        return bool(tests) and all((self.out / tool / str(i)).exists() for i in range(len(tests)))
+
+    def _run_again(self, tool: str, until: float) -> None:
+        """A process that runs the tests that failed, as all others are claimed."""
+        claims, failed = f"{tool}-again", self.failed(tool)
+        (self.out / claims).mkdir()
+        for number, test in enumerate(self.collected(tool)):
+            if test not in failed:
+                (self.out / claims / str(number)).touch()
+        self._start(tool, self.gpus[0], claims, until).wait(until + self._options.grace)
+
+    def _start(self, tool: str, gpu: str, claims: str, until: float) -> Worker:
+        """A process on `gpu` that shares the tests with those of the same `claims`."""
+        number = next(self._numbers)
         name = f"{tool}-{number}"
         folder = self.out / claims
         folder.mkdir(exist_ok=True)
@@ -157,9 +216,11 @@ class Run:
             threads = (os.cpu_count() or 1) // (self._options.jobs * len(self.gpus))
             command += ["--racecheck-num-workers", str(max(1, threads))]
             command += self._options.racecheck_option
-        command += ["--port", str(PORTS_FROM + PORTS_EACH * number), "--print-limit", "20"]
+        port = PORTS_FROM + PORTS_EACH * (number % PORT_SETS)
+        command += ["--port", str(port), "--print-limit", "20"]
         command += ["--log-file", str(self.out / f"{name}.sanitizer"), sys.executable, __file__]
         command += ["--claims", str(folder), "--until", str(until)]
+        command += ["--slice", str(self._options.slice)]
         command += ["--record", str(self.out / f"{name}.tests"), "--", *self._options.tests]
         with (self.out / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
@@ -170,13 +231,9 @@ class Run:
                 env={**os.environ, "CUDA_VISIBLE_DEVICES": gpu, "ERNIE_TEST_DRAWS": FEW_DRAWS},
                 start_new_session=True,
             )
-        self.workers.append(Worker(tool, name, process, self.out))
-
-    def wait(self, until: float) -> None:
-        """Until every process has ended, or has been killed at `until`."""
-        for worker in self.workers:
-            if not worker.wait(until):
-                print(f"{worker.name}: killed, it had gone on for too long after --seconds")
+        worker = Worker(tool, name, process, self.out)
+        self.workers.append(worker)
+        return worker
 
     def collected(self, tool: str) -> list[str]:
         """The names of all tests, in the order in which every process knows them."""
@@ -188,18 +245,9 @@ class Run:
         outcomes: dict[str, set[str]] = defaultdict(set)
         for worker in self.workers:
             if worker.tool == tool:
-                for outcome, _, test in worker.ran():
+                for outcome, _, test in worker.begun():
                     outcomes[outcome].add(test)
         return outcomes["failed"] - outcomes["passed"]
-
-    def start_again(self, tool: str, gpu: str, until: float) -> None:
-        """Start a process that runs the tests that failed, as all others are claimed."""
-        claims, failed = f"{tool}-again", self.failed(tool)
-        (self.out / claims).mkdir()
-        for number, test in enumerate(self.collected(tool)):
-            if test not in failed:
-                (self.out / claims / str(number)).touch()
-        self.start(tool, gpu, claims, until)
 
     def summarize(self, tool: str) -> bool:
         """Print what `tool` found; whether every test passed under it and it found nothing."""
@@ -208,11 +256,10 @@ class Run:
         for worker in self.workers:
             if worker.tool != tool:
                 continue
-            found = worker.found()
-            findings += found or 0
-            for outcome, seconds, test in worker.ran():
+            findings += worker.found()
+            for outcome, seconds, test in worker.begun():
                 longest = max(longest, (seconds, test))
-                if outcome == "passed" and found is not None:
+                if outcome == "passed" and worker.counts():
                     unchecked.pop(test, None)
         failed = self.failed(tool)
         print(
@@ -236,6 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seconds", type=float, default=3600, help="of a tool; then no test is begun"
     )
+    parser.add_argument("--slice", type=float, default=60, help="of a process, s (default 60)")
     parser.add_argument("--grace", type=float, default=120, help="then processes are killed, s")
     parser.add_argument("--out", type=Path, default=Path("build/sanitizer"), help="an empty folder")
     parser.add_argument("--sanitizer", default="compute-sanitizer", help="the program")
@@ -244,7 +292,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--until", type=float, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.claims is not None:
-        return run_claims(options.claims, options.until, options.record, options.tests)
+        claims = Claims(options.claims, options.slice, options.until, options.record)
+        return run_claims(claims, options.tests)
     if shutil.which(options.sanitizer) is None:
         parser.error(f"--sanitizer {options.sanitizer} was not found; it comes with CUDA")
     options.out = options.out.resolve()
@@ -253,14 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--out {options.out} is not empty")
     run = Run(options)
     for tool in options.tools:
-        until = time.time() + options.seconds
-        for gpu in run.gpus * options.jobs:
-            run.start(tool, gpu, tool, until)
-        run.wait(until + options.grace)
-        if run.failed(tool):
-            until = time.time() + options.seconds
-            run.start_again(tool, run.gpus[0], until)
-            run.wait(until + options.grace)
+        run.check(tool)
     clean = [run.summarize(tool) for tool in options.tools]
     return 0 if all(clean) else 1
 

@@ -23,6 +23,7 @@ pytestmark = [
 
 SIZES = [5, 1712, 103_424]
 DRAWS = int(os.environ.get("ERNIE_TEST_DRAWS", "40000"))  # fewer where each is slow: a sanitizer
+ROUNDS = min(20, DRAWS // 25)  # of a test's rows
 
 
 def _rows(count, **fields):
@@ -159,9 +160,9 @@ def test_a_row_gives_the_same_token_in_any_batch(ctx):
     rows = _rows(6, **fields)
     together = _sample(ctx, logits, rows)["token"]
     alone = [_sample(ctx, logits[i : i + 1], rows[i : i + 1])["token"][0] for i in range(6)]
-    many = _sample(ctx, np.tile(logits, (20, 1)), np.tile(rows, 20))["token"]
+    many = _sample(ctx, np.tile(logits, (ROUNDS, 1)), np.tile(rows, ROUNDS))["token"]
     np.testing.assert_array_equal(together, alone)
-    np.testing.assert_array_equal(many, np.tile(together, 20))
+    np.testing.assert_array_equal(many, np.tile(together, ROUNDS))
 
 
 def test_one_block_gives_the_results_of_eight(ctx):
@@ -219,7 +220,7 @@ SETTINGS = [
 def test_rows_of_all_settings_draw_candidates_and_as_one_block_would(ctx, shape):
     """More rows than are worked on at a time, each beside others of other settings."""
     logits = _shaped(shape)
-    rows = _rows(20 * len(SETTINGS))
+    rows = _rows(ROUNDS * len(SETTINGS))
     rows["num_top"] = np.arange(len(rows)) % 7 - 1
     allowed = []
     for i, fields in enumerate(SETTINGS):

@@ -18,7 +18,11 @@ with open(report, "w") as file:
 sys.exit(status)
 """
 CLEAN = "========= ERROR SUMMARY: 0 errors"
+BEGUN = "========= COMPUTE-SANITIZER"
+NONE = "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)"
 RACE = "========= Error: Race reported between Write access at racy()+0xa0 in race.cu:6"
+DIED = "========= Error: process didn't terminate successfully"
+TOO_MANY = "========= Warning: Maximum number of hazards reached. Environment variable"
 
 
 @pytest.fixture
@@ -54,6 +58,13 @@ def test_every_test_runs_in_one_of_the_processes(run, tmp_path):
     assert sorted(path.name.split(".")[0] for path in tmp_path.glob("ran*")) == [
         f"ran{number}" for number in range(9)
     ]
+
+
+def test_processes_end_after_their_slice_and_others_go_on(run, tmp_path):
+    status, lines = run(MANY.replace("9", "3"), "--jobs", "1", "--slice", "0")
+    assert status == 0
+    assert lines[0].startswith("racecheck: 0 found, 3 of 3 tests checked, 0 failed")
+    assert len({path.suffix for path in tmp_path.glob("ran*")}) == 3
 
 
 def test_what_the_sanitizer_finds_fails_the_run(run):
@@ -101,7 +112,7 @@ def test_bad(left_over):
     assert lines[0].startswith("racecheck: 0 found, 0 of 1 tests checked, 1 failed")
 
 
-def test_a_process_that_hangs_is_killed_with_its_children(tmp_path):
+def test_a_process_that_hangs_is_killed_with_its_children(tmp_path, capsys):
     child = "import threading; print('here', flush=True); threading.Event().wait()"
     process = subprocess.Popen(
         [
@@ -114,27 +125,31 @@ def test_a_process_that_hangs_is_killed_with_its_children(tmp_path):
     )
     with process:
         assert process.stdout.readline() == b"here\n"
-        assert not Worker("racecheck", "racecheck-0", process, tmp_path).wait(time.time())
+        Worker("racecheck", "racecheck-0", process, tmp_path).wait(time.time())
         assert process.stdout.read() == b""  # nobody is left who could write
+    assert "racecheck-0: killed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("report", "line"),
     [
         (None, "0 found, 0 of 2"),
-        ("========= COMPUTE-SANITIZER", "0 found, 1 of 2"),
-        (f"========= COMPUTE-SANITIZER\n{RACE}", "1 found, 1 of 2"),
-        ("========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 2 errors", "2 found, 1 of 2"),
+        ([], "0 found, 0 of 2"),  # killed
+        ([RACE], "1 found, 0 of 2"),
+        ([DIED, NONE], "0 found, 0 of 2"),
+        ([NONE], "0 found, 1 of 2"),
+        ([TOO_MANY, NONE], "1 found, 1 of 2"),
+        (["========= ERROR SUMMARY: 2 errors"], "2 found, 1 of 2"),
     ],
 )
-def test_a_killed_process_counts_for_what_it_ended(tmp_path, capsys, report, line):
+def test_only_a_process_that_ended_by_itself_has_checked(tmp_path, capsys, report, line):
     (tmp_path / "racecheck").mkdir()
     (tmp_path / "racecheck" / "collected").write_text(
         "test_some.py::test_a\ntest_some.py::test_b\n"
     )
     (tmp_path / "racecheck-0.tests").write_text("passed 0.5 test_some.py::test_a\n")
     if report is not None:
-        (tmp_path / "racecheck-0.sanitizer").write_text(report)
+        (tmp_path / "racecheck-0.sanitizer").write_text("\n".join([BEGUN, *report]))
     run = Run(argparse.Namespace(out=tmp_path, gpus="0"))
     run.workers.append(Worker("racecheck", "racecheck-0", None, tmp_path))
     assert not run.summarize("racecheck")
