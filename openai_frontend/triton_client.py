@@ -46,6 +46,7 @@ PREPROCESSOR = "multimodal_preprocessor"
 POSTPROCESSOR = "response_postprocessor"
 NUM_CHANNELS = 4
 CLOSE_TIMEOUT_S = 2.0
+LINGER_S = 0.5
 PROBE_TIMEOUT_S = 5.0
 READY_TIMEOUT_S = 2.0
 
@@ -100,8 +101,14 @@ class TritonClient:
         self._group = uuid.uuid4().hex
 
     async def close(self) -> None:
-        """Close all connections; streams still open on them fail."""
+        """Close all connections; streams still open on them fail.
+
+        Those that are about to end may do so: Triton 24.10 keeps a request for ever whose cancel
+        meets its end, and then waits for it when it is stopped.
+        """
         channels, self._channels = self._channels, []
+        if self._reading:
+            await asyncio.wait(self._reading, timeout=LINGER_S)
         for channel in channels:
             await channel.close(grace=None)
 

@@ -205,6 +205,20 @@ async def test_a_server_that_moved_is_used_after_connect(kserve):
     await client.close()
 
 
+async def test_a_stream_that_ends_is_not_cancelled_by_close(kserve):
+    answer_is_read = asyncio.Event()
+    servicer, client = await kserve(
+        ernie_chat=lambda request: [event(finish_reason="stop"), answer_is_read]
+    )
+    await collect(client)
+    closing = asyncio.create_task(client.close())
+    await asyncio.sleep(0)  # it has begun
+    answer_is_read.set()
+    await closing
+    await wait_until(lambda: servicer.num_open == 0)
+    assert servicer.num_cancelled == 0
+
+
 async def test_a_dropped_stream_is_cancelled(kserve):
     never = asyncio.Event()
     servicer, client = await kserve(ernie_chat=lambda request: [event(), never])
