@@ -52,7 +52,7 @@ def unavailable_reason(device: int = 0) -> str | None:
     if count == 0:
         return "no CUDA device is visible"
     if not 0 <= device < count:
-        return f"there is no CUDA device {device}; {count} visible, counted from 0"
+        return f"there is no CUDA device gpu:{device}; {count} visible, counted from 0"
     capability = _extension.device_capability(device)
     if capability < MIN_CAPABILITY:
         return (

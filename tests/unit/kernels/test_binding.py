@@ -117,7 +117,7 @@ def test_without_a_visible_device_the_reason_says_so(extension):
 @pytest.mark.parametrize(
     ("count", "device", "reason"),
     [
-        (1, 3, "there is no CUDA device 3; 1 visible, counted from 0"),
+        (1, 3, "there is no CUDA device gpu:3; 1 visible, counted from 0"),
         (4, 1, None),
         (4, 3, None),
         (4, 0, "device 0 has compute capability 7.5; 8.0 or newer is needed"),
