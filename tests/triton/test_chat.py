@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.serving_settings import computes_in_bfloat16
 from tests.triton.triton_chat import is_last, text_of, token_ids_of
 
 pytestmark = pytest.mark.triton
@@ -123,15 +124,34 @@ def test_a_mistake_of_the_client_is_an_event_and_the_server_goes_on(
 
 
 def test_streams_beside_each_other_do_not_mix(chat):
+    answers = [f"{'count ' * (index % 5)}to {index}" for index in range(16)]
+
+    def ask(answer):
+        silent = {"chat_template_kwargs": {"enable_thinking": False}}
+        return chat.events(
+            question(f"Say {answer}.", guided_choice=[answer], max_tokens=60, **silent)
+        )
+
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(ask, answers))
+    for events, answer in zip(together, answers, strict=True):
+        assert [event["seq"] for event in events] == list(range(len(events)))
+        assert is_last(events[-1])
+        assert text_of(events) == answer
+
+
+@pytest.mark.skipif(
+    computes_in_bfloat16(),
+    reason="the batch's size changes logits by a bit of bfloat16, and random weights make many "
+    "tokens almost equal; tests/openai/test_trained_answers.py asks in company there",
+)
+def test_company_does_not_change_an_answer(chat):
     prompts = [f"{'count ' * (index % 5)}to {index}" for index in range(16)]
     alone = [chat.events(question(prompt, max_tokens=6)) for prompt in prompts[:3]]
     with ThreadPoolExecutor(16) as pool:
         together = list(
             pool.map(lambda prompt: chat.events(question(prompt, max_tokens=6)), prompts)
         )
-    for events in together:
-        assert [event["seq"] for event in events] == list(range(len(events)))
-        assert is_last(events[-1])
     for events, expected in zip(together, alone, strict=False):
         assert token_ids_of(events) == token_ids_of(expected)
 
