@@ -87,7 +87,7 @@ class EngineCore:
         self._pool = BlockPool(sizing.num_blocks)
         self._scheduler = Scheduler(self._pool, settings.block_size, limits)
         self._encoder = MediaEncoder(
-            model, 4 * config.hidden_size, int(settings.encoder_cache_gib * 2**30)
+            model, model.media_bytes_per_token, int(settings.encoder_cache_gib * 2**30)
         )
         self._runner = make_runner(
             model, self._encoder, sizing.num_blocks, settings.block_size, num_token_ids

@@ -55,6 +55,11 @@ class Model:
         """What a block takes in all layers, measured on one."""
         return int(self.allocate_kv_cache(1, block_size).num_bytes)
 
+    @property
+    def media_bytes_per_token(self) -> int:
+        """What `encode_media` returns for a token takes."""
+        return self.config.hidden_size * self.ops.dtype_bytes
+
     def forward(self, batch: Batch, kv_cache: KvCache) -> Tensor:
         """Run the batch's tokens, write their keys and values: float32 logits [R, V]."""
         return self.run(self.begin_step(batch, kv_cache), kv_cache)

@@ -49,6 +49,7 @@ class CudaOps:
     """
 
     dtype = "bfloat16"
+    dtype_bytes = 2
 
     def __init__(self, device: str, threads: int = 0) -> None:
         kind, _, index = device.partition(":")

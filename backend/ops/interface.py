@@ -115,6 +115,9 @@ MoeWeights = Any
 class Ops(Protocol):
     """The operations. Inputs are never changed, except the KV cache by `project_qkv`."""
 
+    dtype_bytes: int
+    """Of a value of the model dtype."""
+
     def from_numpy(self, array: NumpyArray, keep_float32: bool = False) -> Tensor:
         """Copy to the device. Floats become the model dtype unless `keep_float32`."""
 

@@ -45,7 +45,7 @@ class PaddleOps:
         if threads and device == "cpu":
             paddle.base.core.set_num_threads(threads)
         self.device = device
-        self.dtype = "float32" if device == "cpu" else "bfloat16"
+        self.dtype, self.dtype_bytes = ("float32", 4) if device == "cpu" else ("bfloat16", 2)
 
     def from_numpy(self, array: NumpyArray, keep_float32: bool = False) -> Tensor:
         tensor = paddle.to_tensor(np.ascontiguousarray(array))

@@ -84,6 +84,13 @@ def test_the_same_answers_alone_and_in_a_batch_of_64(core, assert_same):
     assert_same(questions, alone, together)
 
 
+def test_the_media_cache_counts_what_it_keeps(core):
+    answers(core, asked(8))
+    kept = [embedding.nbytes for embedding, _ in core._encoder._cached.values()]
+    assert kept
+    assert core.stats()["encoder_cache_bytes"] == sum(kept)
+
+
 def test_preempted_requests_answer_the_same(core, make_core, assert_same):
     questions = asked(BATCH)
     cramped = make_core(

@@ -72,6 +72,8 @@ class FakeOps:
 
 
 class FakeModel:
+    media_bytes_per_token = 8
+
     def __init__(self):
         self.ops = FakeOps()
         self.batches = []

@@ -100,6 +100,7 @@ def test_items_encoded_together_equal_items_encoded_alone(vl, random):
         for pixels, grid in zip(patches, grids, strict=True)
     ]
     assert [len(part) for part in alone] == [6, 4, 1]
+    assert together.nbytes == len(together) * vl.media_bytes_per_token
     np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
 
 

@@ -163,3 +163,8 @@ def test_a_request_with_nan_fails_alone_and_leaves_none_behind(core, expected):
     assert errors["a"].code == "numerical_error"
     assert expected["b"][-len(tokens["b"]) :] == tokens["b"]
     assert all(np.isfinite(tensor.array).all() for tensor in (*cache.keys, *cache.values))
+
+
+def test_embeddings_count_as_the_bfloat16_that_a_device_keeps(core):
+    model = core._runner._encoder._model
+    assert model.media_bytes_per_token == 2 * core.config.hidden_size
