@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 import socket
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 import h11
 import uvicorn
@@ -26,6 +28,7 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_CONNECTIONS = 2048
 KEEP_ALIVE_S = 75
 BACKLOG = 1024
+_ABSOLUTE = re.compile(rb"https?://[^/]*", re.IGNORECASE)
 _QUIET_PATHS = ("/health", "/ping", "/metrics")
 
 logger = logging.getLogger("uvicorn.error")
@@ -34,7 +37,8 @@ logger = logging.getLogger("uvicorn.error")
 class BoundedH11Protocol(H11Protocol):
     """Closes connections that take too long to send a header, and those above the limit.
 
-    Gives the application a way to cut a connection whose client has stopped reading.
+    Gives the application a way to cut a connection whose client has stopped reading, and the path
+    alone where a client sends the whole URL, as to a proxy (RFC 9112, 3.2.2).
     """
 
     header_timeout_s = HEADER_TIMEOUT_S
@@ -48,6 +52,9 @@ class BoundedH11Protocol(H11Protocol):
 
     async def _with_abort(self, scope: Any, receive: Any, send: Any) -> None:
         scope.setdefault("extensions", {})[ABORT_EXTENSION] = self.transport.abort
+        if _ABSOLUTE.match(scope["raw_path"]):
+            raw_path = _ABSOLUTE.sub(b"", scope["raw_path"]) or b"/"
+            scope.update(raw_path=raw_path, path=unquote(raw_path.decode("ascii")))
         await self._inner(scope, receive, send)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

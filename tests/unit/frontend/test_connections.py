@@ -237,6 +237,24 @@ async def test_a_body_that_comes_after_its_answer_is_no_slow_header(serve, chat_
         writer.close()
 
 
+@pytest.mark.parametrize(
+    ("target", "status"),
+    [
+        ("http://gateway.example:8180/health", 200),
+        ("HTTPS://x/v1/models?x=http://y", 200),
+        ("http://x/nothing%2Fhere", 404),
+        ("http://x", 200),  # the page for people
+    ],
+)
+async def test_a_request_may_name_the_whole_url(serve, target, status):
+    async with serve(FakeTriton()) as (_, url):
+        request = f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        reader, writer = await connect(url, request)
+        assert await reader.readuntil(b" ") == b"HTTP/1.1 "
+        assert await reader.readuntil(b" ") == b"%d " % status
+        writer.close()
+
+
 async def test_malformed_and_oversized_headers_are_400_in_openai_shape(serve):
     hostile = [
         b"NONSENSE\r\n\r\n",
