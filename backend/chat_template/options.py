@@ -55,5 +55,6 @@ def _switch(name: str, value: Any) -> bool:
     if isinstance(value, str) and value.lower() in _SWITCH:
         return _SWITCH[value.lower()]
     raise InvalidRequestError(
-        f"{name} must be true, false or one of {', '.join(_SWITCH)}", param=name
+        f"{name} must be true, false or one of {', '.join(_SWITCH)}; it is {str(value)[:64]!r}",
+        param=name,
     )
