@@ -16,12 +16,20 @@ def body(index, **fields):
     return json.dumps({**request, "stream": True, **fields}).encode()
 
 
-async def answer(client, index, request_id="", **fields):
+async def answer(client, index, request_id="", began=None, **fields):
+    """All events; the semaphore `began` is released with the first."""
     events = []
     request_id = request_id or f"grouped-{index}"
     async for event in client.generate(request_id, body(index, **fields), []):
+        if began is not None and not events:
+            began.release()
         events.append(event)
     return events
+
+
+async def all_begun(began, number):
+    for _ in range(number):
+        await asyncio.wait_for(began.acquire(), 30)
 
 
 def text(events):
@@ -64,9 +72,10 @@ async def test_answers_are_the_same_alone_and_in_shared_responses(paced_chat):
 
 async def test_a_stop_ends_one_stream_of_a_group_and_no_other(paced_chat):
     async with connected(paced_chat) as client:
+        began = asyncio.Semaphore(0)
         streams = [asyncio.create_task(answer(client, index)) for index in range(8)]
-        endless = asyncio.create_task(answer(client, 8, "endless", max_tokens=2000))
-        await asyncio.sleep(0.2)
+        endless = asyncio.create_task(answer(client, 8, "endless", began, max_tokens=2000))
+        await all_begun(began, 1)
         await client.stop("endless")
         events = await asyncio.wait_for(endless, 10)
         assert events[-1].finish_reason is FinishReason.ABORT
@@ -85,9 +94,11 @@ async def test_a_stop_string_ends_a_stream_in_a_shared_response(paced_chat):
 
 async def test_a_reader_that_leaves_does_not_take_the_others_events_with_it(paced_chat):
     async with connected(paced_chat) as client:
-        leaving = [asyncio.create_task(answer(client, i, max_tokens=400)) for i in range(4)]
-        staying = [asyncio.create_task(answer(client, i, f"stay-{i}")) for i in range(8)]
-        await asyncio.sleep(0.2)
+        began = asyncio.Semaphore(0)
+        fields = {"began": began, "max_tokens": 400}
+        leaving = [asyncio.create_task(answer(client, i, **fields)) for i in range(4)]
+        staying = [asyncio.create_task(answer(client, i, f"stay-{i}", began)) for i in range(8)]
+        await all_begun(began, 12)
         for task in leaving:
             task.cancel()
         answers = await asyncio.gather(*staying)
