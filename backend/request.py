@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 
 import msgspec
 
@@ -90,7 +89,8 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
 def _check(name: str, value: float | None, low: float, high: float) -> None:
     if value is None:
         return
-    if not math.isfinite(value) or not low <= value <= high:
+    # Compared as it is: nan fails both, and an integer may be larger than any float.
+    if not low <= value <= high:
         raise InvalidRequestError(f"{name} is {value}; it must be in [{low}, {high}]", param=name)
 
 

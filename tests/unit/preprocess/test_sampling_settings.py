@@ -48,6 +48,8 @@ def test_max_completion_tokens_wins_over_max_tokens():
         ({"top_p": 1.1}, "top_p is 1.1"),
         ({"top_k": -2}, "top_k is -2"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 10**400}, "seed is 10"),  # no float is as large
+        ({"max_tokens": 10**400}, "max_tokens is 10"),
         ({"min_tokens": 9, "max_tokens": 8}, "min_tokens 9 is greater than max_tokens 8"),
         ({"stop_token_ids": [5, 100]}, r"stop_token_ids\[1\] is 100; token ids are from 0 to 99"),
         ({"stop_token_ids": [-1]}, r"stop_token_ids\[0\] is -1"),
