@@ -54,10 +54,14 @@ def _read(descriptor: int, max_bytes: int) -> bytes:
 
 
 def _path(url: str) -> str:
-    parts = urllib.parse.urlsplit(url)
+    invalid = MediaError("a file: URL must look like file:///absolute/path")
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError:  # of its host: brackets, characters that NFKC makes others of
+        raise invalid from None
     path = urllib.parse.unquote(parts.path)
     if parts.netloc not in ("", "localhost") or not path.startswith("/") or "\0" in path:
-        raise MediaError("a file: URL must look like file:///absolute/path")
+        raise invalid
     return path
 
 

@@ -40,7 +40,11 @@ class HttpUrl:
         _check_characters(location)
         host = f"[{self.host}]" if ":" in self.host else self.host
         base = f"{self.scheme}://{host}:{self.port}{self.target}"
-        return parse_http_url(urllib.parse.urljoin(base, location))
+        try:
+            joined = urllib.parse.urljoin(base, location)
+        except ValueError:  # brackets without an address, characters that NFKC makes others of
+            raise MediaError("the URL's host is not a valid name") from None
+        return parse_http_url(joined)
 
 
 def parse_http_url(text: str) -> HttpUrl:

@@ -339,6 +339,8 @@ def test_nothing_outside_can_be_told_from_nothing_at_all(folder, path):
         ("file://host/etc/passwd", "must look like file:///absolute/path"),
         ("file:relative", "must look like"),
         ("file:///a%00b", "must look like"),
+        ("file://[/etc/passwd", "must look like"),
+        ("file://a\N{ACCOUNT OF}b/etc/passwd", "must look like"),
     ],
 )
 def test_odd_file_urls_are_refused(folder, url, message):
