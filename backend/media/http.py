@@ -114,7 +114,7 @@ def _follow(url: HttpUrl, max_bytes: int, policy: HttpPolicy, deadline: float) -
             with connection.getresponse() as response:
                 if response.status not in _REDIRECTS:
                     return _read(url, response, max_bytes)
-                location = response.headers.get("Location", "")
+                location = _location(response)
         finally:
             connection.close()
         try:
@@ -122,6 +122,15 @@ def _follow(url: HttpUrl, max_bytes: int, policy: HttpPolicy, deadline: float) -
         except MediaError as error:
             raise MediaFetchError(f"{url.host} redirects elsewhere: {error.message}") from None
     raise MediaFetchError(f"{url.host} redirects more than {MAX_REDIRECTS} times")
+
+
+def _location(response: http.client.HTTPResponse) -> str:
+    """Headers are read as Latin-1; what servers write there beyond ASCII is UTF-8."""
+    text: str = response.headers.get("Location", "")
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeError:
+        return text
 
 
 def _connect(url: HttpUrl, policy: HttpPolicy, deadline: float) -> http.client.HTTPConnection:

@@ -256,6 +256,20 @@ def test_a_relative_redirect_and_one_without_scheme(serve):
     ]
 
 
+def test_a_redirect_may_name_its_place_in_bare_utf_8(serve):
+    target = serve(OK + b"Content-Length: 2\r\n\r\nok")
+    server = serve(redirect(target.url("/共.png?名=图")))
+    assert http_get(server.url(), 10, policy()) == b"ok"
+    assert target.requests[0].split()[1] == b"/%E5%85%B1.png?%E5%90%8D=%E5%9B%BE"
+
+
+def test_a_redirect_in_other_bytes_is_taken_for_latin_1(serve):
+    target = serve(OK + b"Content-Length: 2\r\n\r\nok")
+    server = serve(redirect(target.url("/CAFE.png")).replace(b"CAFE", b"caf\xe9"))
+    assert http_get(server.url(), 10, policy()) == b"ok"
+    assert target.requests[0].split()[1] == b"/caf%C3%A9.png"
+
+
 def test_a_loop_ends_after_three(serve):
     server = serve(lambda connection, number: connection.sendall(redirect(server.url())))
     with pytest.raises(MediaFetchError, match="redirects more than 3 times"):
@@ -284,6 +298,8 @@ def test_a_redirect_to_a_private_host_is_not_followed(serve, monkeypatch):
         "http://user:pw@e.com/",
         "http:\\\\e.com\\",
         "http://2130706433/",
+        "//[e.com/",
+        "http://a\N{ACCOUNT OF}b/",
         "",
     ],
 )
