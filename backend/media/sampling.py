@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from dataclasses import dataclass
 from typing import Final
@@ -54,9 +55,14 @@ def select_frames(video: VideoLength, sampling: FrameSampling, seed: int = 0) ->
 
 
 def count_frames(video: VideoLength, sampling: FrameSampling) -> int:
-    """An upper bound of len(select_frames(...)), without building the list."""
+    """An upper bound of len(select_frames(...)), without building the list.
+
+    By rate that can be more than the video has: one slower than `fps` has its frames repeated.
+    """
     fps, target = _resolve(video, sampling)
-    return min(video.num_frames, target if target > 0 else int(video.duration_s * fps) + 1)
+    if target > 0:
+        return min(video.num_frames, target)
+    return max(1, math.ceil(video.duration_s / (1 / fps)))  # as numpy counts _by_rate's times
 
 
 def _resolve(video: VideoLength, sampling: FrameSampling) -> tuple[float, int]:

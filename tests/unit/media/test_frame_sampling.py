@@ -86,5 +86,10 @@ def test_picks_are_frames_of_the_video_in_order_and_never_more_than_announced(
     picks = select_frames(video, sampling, seed)
     assert picks and picks == sorted(picks)
     assert 0 <= picks[0] and picks[-1] < num_frames
-    if fps <= source_fps:
-        assert len(picks) <= count_frames(video, sampling)
+    assert len(picks) <= count_frames(video, sampling)
+
+
+def test_a_slow_video_shown_at_a_higher_rate_counts_every_repetition():
+    video, sampling = VideoLength(60, 1), FrameSampling(fps=4, min_frames=0, max_frames=0)
+    assert select_frames(video, sampling)[:6] == [0, 0, 0, 1, 1, 1]
+    assert 238 <= len(select_frames(video, sampling)) <= count_frames(video, sampling) <= 241
