@@ -122,8 +122,9 @@ class CallScanner:
                 self._read_other_arguments("".join(self._text))
 
     def _read_name(self, text: str) -> None:
-        name = json.loads(text)
-        if isinstance(name, str) and name and _is_unicode(name):
+        # Strings alone are decoded: Python refuses numbers of thousands of digits by an exception.
+        name = json.loads(text) if text.startswith('"') else None
+        if name and _is_unicode(name):
             self.name = name
         else:
             self.failed = True

@@ -123,12 +123,13 @@ class JsonScanner:
 
     def _in_scalar(self, text: str, at: int) -> int:
         if match := _SCALAR_CHARS.match(text, at):
+            # Given out before it is known to be JSON: what is none must not be lost.
+            self._output.append(match[0])
             self._scalar.append(match[0])
             return match.end()
         word = "".join(self._scalar)
         self._scalar.clear()
         if word in ("true", "false", "null") or _NUMBER.fullmatch(word):
-            self._output.append(word)
             self._value_ended()
         else:
             self.failed = True

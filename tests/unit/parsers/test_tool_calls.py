@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from backend.parsers.json_scanner import MAX_DEPTH, JsonScanner
 from backend.parsers.tool_calls import STREAM_FROM, ToolCallParser
-from tests.unit.parsers.answers import make_parser, parse
+from tests.unit.parsers.answers import cuts_in_two, make_parser, parse
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -122,6 +122,33 @@ def test_a_long_call_cut_off_keeps_what_was_written() -> None:
         collected = parse(make_parser("none", False, True), pieces)
         assert collected.calls == [("write", '{"text": "' + "x" * (STREAM_FROM * 2 - 3))]
         assert collected.content == ""
+
+
+@pytest.mark.parametrize(
+    ("end", "written"),
+    [
+        ('"b": NaN, "c": 1}}\n</tool_call>', '"b": NaN, "c": 1}}\n'),
+        ('"b": [1, True]}}\n</tool_call>', '"b": [1, True]}}\n'),
+        ('"b": 12', '"b": 12'),
+        ('"b": [1, tr', '"b": [1, tr'),
+    ],
+)
+def test_a_word_that_is_no_json_stays_in_the_arguments_of_a_long_call(
+    end: str, written: str
+) -> None:
+    text = long_call().replace('"}}\n</tool_call>\n', '", ' + end)
+    for pieces in ([text], text, *cuts_in_two(text[-40:])):
+        start = [text[:-40]] if isinstance(pieces, tuple) else []
+        collected = parse(make_parser("none", False, True), [*start, *pieces])
+        [(name, arguments)] = collected.calls
+        assert name == "write"
+        assert arguments.endswith('x", ' + written)
+        assert collected.content == ""
+
+
+def test_a_name_that_is_a_number_of_any_length_makes_no_call() -> None:
+    text = '<tool_call>\n{"name": ' + "7" * 5000 + ', "arguments": {}}\n</tool_call>'
+    assert parse(make_parser("none", False, True), [text]).content == text
 
 
 def test_call_ids_look_like_fastdeploy_s_and_differ() -> None:
