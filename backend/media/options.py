@@ -69,9 +69,12 @@ class ProcessorOptions:
             prefix + key: self._check(prefix + key, value, f"{where}.{key}", error)
             for key, value in values.items()
         }
-        # A wish for a number of frames replaces the wish for a rate, unless both were stated.
+        # A wish for a number of frames replaces an earlier one for a rate, and the other way round,
+        # unless both were stated.
         if checked.get("video_target_frames", -1) > 0 and "video_fps" not in checked:
             checked["video_fps"] = -1.0
+        elif checked.get("video_fps", -1.0) > 0 and "video_target_frames" not in checked:
+            checked["video_target_frames"] = -1
         merged = dataclasses.replace(self, **checked)
         for kind in ("image", "video"):
             low = getattr(merged, f"{kind}_min_pixels")

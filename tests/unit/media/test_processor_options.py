@@ -69,6 +69,14 @@ def test_asking_for_a_number_of_frames_replaces_the_default_rate():
     assert (options.sampling.fps, options.sampling.target_frames) == (-1.0, 32)
 
 
+def test_asking_for_a_rate_replaces_the_servers_number_of_frames():
+    server = ProcessorOptions().override({"video_target_frames": 32}, "--mm-processor-kwargs")
+    by_part = server.override_video(MediaURL(url="u", fps=1.0), "messages[0].content[0]")
+    by_request = server.override({"video_fps": 1}, "mm_processor_kwargs")
+    for options in (by_part, by_request):
+        assert (options.sampling.fps, options.sampling.target_frames) == (1.0, -1)
+
+
 def test_a_rate_and_a_number_of_frames_together_stay_a_contradiction():
     both = {"video_target_frames": 32, "video_fps": 2}
     assert ProcessorOptions().override(both, "mm_processor_kwargs").sampling.fps == 2.0
