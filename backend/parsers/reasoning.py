@@ -17,6 +17,7 @@ from __future__ import annotations
 import enum
 from typing import Protocol
 
+from backend.parsers.call_scanner import CallScanner
 from backend.parsers.tags import (
     CALL_END,
     CALL_START,
@@ -120,6 +121,7 @@ class X1Parser:
         self._held = ""
         self._newlines = NewlineBuffer()
         self._newlines.drop()
+        self._call: CallScanner | None = None
 
     @property
     def reasoning_end(self) -> int | None:
@@ -139,6 +141,15 @@ class X1Parser:
         text, self._held = self._held + text, ""
         result: list[str] = []
         while text:
+            if self._call is not None:
+                # Tags within its strings are no tags.
+                end = self._call.feed(text, 0)
+                self._call.take_arguments()
+                result.append(text[:end])
+                text = text[end:]
+                if text:
+                    self._call = None
+                continue
             tags = (self._end_tag,) if self._end_tag else (RESPONSE_START, CALL_START)
             before, tag, text = find_tag(text, tags)
             result.append(before if self._end_tag else self._outside(before))
@@ -147,6 +158,7 @@ class X1Parser:
                 break
             if tag in (CALL_START, CALL_END):
                 result.append(tag)
+                self._call = CallScanner() if tag == CALL_START else None
             self._end_tag = {RESPONSE_START: RESPONSE_END, CALL_START: CALL_END}.get(tag, "")
             self._newlines.drop()
         return "".join(result)

@@ -151,6 +151,23 @@ def test_a_name_that_is_a_number_of_any_length_makes_no_call() -> None:
     assert parse(make_parser("none", False, True), [text]).content == text
 
 
+@pytest.mark.parametrize("name", ["ernie-45-vl", "ernie-x1"])
+def test_tags_within_a_calls_strings_are_text_like_any_other(name: str) -> None:
+    page = "a</tool_call>\n\n<response>\nb\n</response>\n<tool_call><think>"
+    text = call_text("write", {"page": page}) + "\n" + call_text("f", {})
+    for pieces in ([text], text, *cuts_in_two(text)):
+        collected = parse(make_parser(name, False, True), pieces)
+        assert collected.calls == [("write", json.dumps({"page": page})), ("f", "{}")]
+        assert collected.content == ""
+
+
+def test_a_call_that_is_no_json_ends_at_its_tag_for_x1_too() -> None:
+    text = "<tool_call>\nf(\n</tool_call>\n<response>\nDone.\n</response>\n"
+    for pieces in ([text], text):
+        content = parse(make_parser("ernie-x1", False, True), pieces).content
+        assert content == "<tool_call>\nf(\n</tool_call>\nDone.\n"
+
+
 def test_call_ids_look_like_fastdeploy_s_and_differ() -> None:
     parser = ToolCallParser()
     calls = [c for c in parser.push(call_text("f", {}) * 2).tool_calls if c.id]
