@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,6 @@ class Keys:
         value = self.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise self.fail(key, "a number")
-        if not 0 < value < math.inf:
+        if not 0 < value <= sys.float_info.max:  # an integer may be larger
             raise self.fail(key, "a number above 0")
         return float(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -39,7 +41,7 @@ def load_sampling_defaults(folder: Path) -> SamplingDefaults:
     values: dict[str, Any] = {}
     for name, default in vars(SamplingDefaults()).items():
         value = keys.get(name, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if not _is_number(value):
             raise keys.fail(name, "a number")
         values[name] = type(default)(value)
     values["top_k"] = max(0, values["top_k"])
@@ -48,6 +50,13 @@ def load_sampling_defaults(folder: Path) -> SamplingDefaults:
     except InvalidRequestError as error:
         raise CheckpointError(f"{path}: {error.message}") from None
     return SamplingDefaults(**values)
+
+
+def _is_number(value: Any) -> bool:
+    """One that a float holds: Python reads nan, inf and integers of any size as JSON too."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= sys.float_info.max
 
 
 def load_processor_options(folder: Path, vision: VisionConfig) -> ProcessorOptions:
@@ -72,7 +81,8 @@ def load_processor_options(folder: Path, vision: VisionConfig) -> ProcessorOptio
             raise keys.fail(name, f"{expected}, as config.json says")
     for name, normal in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)):
         value = keys.get(name, normal)
-        if not np.shape(value) == (3,) or not np.allclose(value, normal, atol=1e-6):
+        is_triple = isinstance(value, Sequence) and len(value) == 3 and all(map(_is_number, value))
+        if not is_triple or not np.allclose(value, normal, atol=1e-6):
             raise keys.fail(name, f"{list(normal)}; nothing else is served")
     if vision.in_channels != 3:
         raise CheckpointError(f"{folder}: vision_config.in_channels is not 3")

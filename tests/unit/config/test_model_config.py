@@ -242,6 +242,7 @@ def test_ids_in_config_win_over_the_tokenizers_names():
         (DENSE, {"head_dim": 127}, "head_dim is 127; rotary embedding needs pairs"),
         (DENSE, {"rms_norm_eps": 0}, "rms_norm_eps is 0; expected a number above 0"),
         (DENSE, {"rms_norm_eps": float("nan")}, "rms_norm_eps is nan; expected a number above 0"),
+        (DENSE, {"rope_theta": 10**400}, "rope_theta is 10"),
         (DENSE, {"rope_theta": "5e5"}, "rope_theta is '5e5'; expected a number"),
         (DENSE, {"use_bias": "no"}, "use_bias is 'no'; expected true or false"),
         (DENSE, {"tie_word_embeddings": 1}, "tie_word_embeddings is 1; expected true or false"),

@@ -127,8 +127,19 @@ def test_the_checkpoints_defaults_are_read(tmp_path):
     assert load_sampling_defaults(tmp_path) == SamplingDefaults(temperature=0.8, top_p=0.8)
 
 
-@pytest.mark.parametrize("values", [{"top_p": 1.5}, {"temperature": "hot"}, {"top_p": True}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"top_p": 1.5},
+        {"temperature": "hot"},
+        {"top_p": True},
+        {"top_k": float("nan")},
+        {"top_k": float("inf")},
+        {"temperature": 10**400},
+    ],
+)
 def test_bad_defaults_name_the_file(tmp_path, values):
     (tmp_path / "generation_config.json").write_text(json.dumps(values))
-    with pytest.raises(CheckpointError, match=r"generation_config.json: (top_p|temperature) is"):
+    where = r"generation_config.json: (top_p|top_k|temperature) is"
+    with pytest.raises(CheckpointError, match=where):
         load_sampling_defaults(tmp_path)
