@@ -315,6 +315,8 @@ class Preprocessor:
         return text_prompt(token_ids), text
 
     def _check_length(self, num_tokens: int, min_tokens: int, param: str) -> None:
+        if not num_tokens:
+            raise InvalidRequestError("the prompt is empty", param=param)
         limit = self._max_model_len
         needed = num_tokens + max(1, min_tokens)
         if limit < needed:

@@ -239,6 +239,10 @@ def test_priority_and_salt_are_passed_on_and_are_0_and_none_without(prepare):
         ({"messages": []}, "messages must hold at least one message"),
         ({"prompt": ""}, "prompt is empty"),
         ({"prompt": []}, "prompt is empty"),
+        (
+            {"messages": [{"role": "user", "content": ""}], "disable_chat_template": True},
+            "the prompt is empty",
+        ),
         ({"messages": user({"type": "audio"})}, r"messages\[0\].content\[0\].type is 'audio'"),
         ({"messages": [{"role": "god", "content": "x"}]}, r"messages\[0\].role is 'god'"),
         ({"messages": user("x"), "priority": 2**31}, "priority is 2147483648; it must be in"),
@@ -362,7 +366,14 @@ def test_bad_settings_stop_the_start(make_preprocessor, settings, message):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("patch_size", 16), ("merge_size", 4), ("image_mean", [0.5, 0.5, 0.5]), ("image_std", 1)],
+    [
+        ("patch_size", 16),
+        ("merge_size", 4),
+        ("image_mean", [0.5, 0.5, 0.5]),
+        ("image_mean", [[0.5], [0.5, 0.5], 0.5]),
+        ("image_mean", ["a", "b", "c"]),
+        ("image_std", 1),
+    ],
 )
 def test_a_processor_file_of_another_model_stops_the_start(
     make_preprocessor, vl_folder, tmp_path, key, value
