@@ -48,22 +48,19 @@ MAX_FPS: Final = 1000
 
 
 class FrameReader:
-    """Raises MediaError on opening what is not on the lists, has no frames, or is too large."""
+    """Raises MediaError on opening what is not on the lists, has no frames, or is too large, and on
+    reading from where the frames become too large."""
 
     def __init__(self, data: bytes, max_pixels: int) -> None:
         self._data = data
+        self._max_pixels = max_pixels
         self._frames: Iterator[tuple[int, Any]] = iter(())
         self._next_index = 0
         self._container, self._stream = self._open()
         width, height = self._stream.codec_context.width, self._stream.codec_context.height
         if width <= 0 or height <= 0:
             raise MediaError("the video does not say how large its frames are")
-        if width * height > max_pixels:
-            raise MediaError(
-                f"{width}×{height} frames have {width * height} pixels; at most {max_pixels} are "
-                "allowed",
-                code="media_too_large",
-            )
+        self._check_size(width, height)
         self._times, self._keyframes = self._scan()
         self.length = VideoLength(self._num_frames, self._frame_rate())
         self._unreadable: set[int] = set()
@@ -128,6 +125,14 @@ class FrameReader:
         stream.thread_type = "AUTO"
         stream.codec_context.thread_count = 2
         return container, stream
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self._max_pixels:
+            raise MediaError(
+                f"{width}×{height} frames have {width * height} pixels; at most "
+                f"{self._max_pixels} are allowed",
+                code="media_too_large",
+            )
 
     def _scan(self) -> tuple[list[int] | None, list[int]]:
         """(presentation time of every frame, indices of keyframes); sets `_num_frames`.
@@ -214,6 +219,7 @@ class FrameReader:
                     raise MemoryError from None
                 continue
             for frame in frames:
+                self._check_size(frame.width, frame.height)  # it can change within a file
                 number = self._number(frame, count)
                 count += 1
                 if number is not None:

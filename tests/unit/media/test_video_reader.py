@@ -95,6 +95,14 @@ def test_files_written_without_an_index_can_be_read_in_any_order(make_video, con
     assert all(_reads(reader, index) for index in (20, 3, 28, 13, 12, 0, 27))
 
 
+def test_frames_that_grow_beyond_the_limit_later_on_are_refused(make_video):
+    small = make_video(5, (48, 64), container="mpegts")
+    reader = FrameReader(small + make_video(5, (480, 640), container="mpegts"), 64 * 48)
+    assert reader.read(4).shape == (48, 64, 3)
+    with pytest.raises(MediaError, match="640×480 frames have 307200 pixels; at most 3072 are"):
+        reader.read(9)
+
+
 def test_a_lost_tail_is_missing(files):
     data = files["flv"]
     reader = FrameReader(data[: len(data) * 2 // 3], 10**6)
