@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import re
 
-_ANY_TAG = re.compile(r"<[^\s<>]+>")
+_ANY_TAG = re.compile(r"<(?=[^<>]*[^\W_])[^\s<>]+>")
 _PLAIN_TAG = re.compile(r"</?[A-Za-z_][A-Za-z0-9_]*>")
 _LOCATION = re.compile(r"<\|LOC_[A-Z0-9]+\|>")
 
 
 def looks_like_control(name: str) -> bool:
-    """`<s>`, `<think>`, `<|im_end|>`, `<mask:1>`: never made from user text."""
+    """`<s>`, `<think>`, `<|im_end|>`, `<mask:1>`: never made from user text.
+
+    With a letter or a digit: `<=>` and `<?>` are operators, which vocabularies learn from code.
+    """
     return _ANY_TAG.fullmatch(name) is not None
 
 

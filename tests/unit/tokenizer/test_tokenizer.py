@@ -102,6 +102,18 @@ def test_user_defined_pieces_of_the_model_are_out_of_reach_too(tmp_path: Path) -
     assert tokenizer.decode(ids) == "a<mask:1><think>b"
 
 
+@pytest.mark.parametrize("operator", ["<=>", "<?>", "<->", "<*>"])
+def test_a_learned_piece_without_a_letter_is_no_tag(tmp_path: Path, operator: str) -> None:
+    train(tmp_path, sentences=[f"x{operator} y {operator} List{operator}"] * 9)
+    tokenizer = Tokenizer.load(tmp_path)
+    text = f"User: hello{operator}world"
+    ids = tokenizer.encode_text(text)
+    assert [i for i in ids if tokenizer.id_to_bytes(i) == operator.encode()]
+    assert not any(tokenizer.is_special(i) for i in ids)
+    assert len(ids) < len(text) - len(operator)
+    assert tokenizer.decode(ids) == text
+
+
 def test_lone_surrogates_become_the_replacement_character(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode_text("a\ud83db")) == "a\ufffdb"
 

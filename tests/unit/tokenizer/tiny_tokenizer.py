@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import sentencepiece
@@ -32,10 +33,12 @@ SPECIAL = [
 ]
 
 
-def train(folder: Path, user_defined: list[str] | None = None) -> None:
+def train(
+    folder: Path, user_defined: list[str] | None = None, sentences: Sequence[str] = ()
+) -> None:
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(SENTENCES * 20),
+        sentence_iterator=iter([*SENTENCES, *sentences] * 20),
         model_writer=model,
         vocab_size=480,
         model_type="bpe",
