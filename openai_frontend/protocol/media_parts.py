@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import urllib.parse
 from collections.abc import Iterator, Sequence
 
 from backend.errors import MediaError
@@ -90,7 +91,10 @@ def _decode(url: str, kind: str, where: str) -> bytes:
 
 
 def _decode_base64(text: str) -> bytes:
-    """Forgiving as browsers are: line breaks and missing padding are fine, other signs are not."""
+    """Forgiving as browsers are: line breaks, percent-encoding and missing padding are fine, other
+    signs are not."""
+    if "%" in text:
+        text = urllib.parse.unquote(text)
     if not text.isascii():
         raise ValueError("base64 is ASCII")
     text = text.translate(_WHITESPACE) if any(sign in text for sign in "\n\r\t ") else text

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import re
 
+import pytest
+
 from backend.errors import ErrorInfo, OverloadedError
 from backend.request import FinishReason, Usage
 from backend.wire import Event, EventLogprob, EventTopLogprob
@@ -255,6 +257,16 @@ async def test_data_urls_travel_as_bytes_and_other_urls_untouched(make_client):
     assert [getattr(url, "url", url) for url in urls] == ["media:0", "file:///tmp/a.png", "media:1"]
     assert urls[0].detail == "high"
     assert urls[2].fps == 1
+
+
+@pytest.mark.parametrize("spelling", ["/9j+aGU=", "%2F9j%2BaGU%3D", "%2f9j+aGU", "/9j+\naGU="])
+async def test_base64_may_be_percent_encoded_as_in_any_url(make_client, spelling):
+    url = f"data:image/png;base64,{spelling}"
+    part = {"type": "image_url", "image_url": {"url": url}}
+    triton = FakeTriton([finish()])
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    assert (await make_client(triton).post(URL, json=body)).status_code == 200
+    assert triton.sent[0].media == [b"\xff\xd8\xfehe"]
 
 
 async def test_the_asked_model_name_is_echoed(make_client, chat_body):

@@ -95,6 +95,7 @@ async def test_broken_json_is_told_with_what_breaks_it(make_client, content, rea
         ("data:nonsense", "must read"),
         ("media:0", "not for clients"),
         ("data:image/png;base64,ÄÄÄÄ", "broken"),
+        ("data:image/png;base64,%C3%84AA", "broken"),
     ],
 )
 async def test_a_bad_data_url_is_400_and_names_the_part(make_client, url, words):
