@@ -91,5 +91,6 @@ def load_processor_options(folder: Path, vision: VisionConfig) -> ProcessorOptio
         spatial_conv_size=vision.spatial_merge_size,
         temporal_conv_size=vision.temporal_merge_size,
     )
-    wishes = {name: raw[name] for name in vars(options) if name.startswith(_LIMITS) and name in raw}
+    limits = [name for name in vars(options) if name.startswith(_LIMITS)]
+    wishes = {name: raw[name] for name in limits if raw.get(name) is not None}
     return options.override(wishes, str(path), CheckpointError)

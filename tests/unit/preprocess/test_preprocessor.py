@@ -383,3 +383,15 @@ def test_a_processor_file_of_another_model_stops_the_start(
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     with pytest.raises(CheckpointError, match=rf"preprocessor_config.json: {key} is"):
         make_preprocessor(folder)
+
+
+def test_a_limit_that_is_null_in_the_processor_file_is_left_out(
+    make_preprocessor, vl_folder, tmp_path
+):
+    folder = shutil.copytree(vl_folder, tmp_path / "copy")
+    path = folder / "preprocessor_config.json"
+    limits = {"image_max_pixels": None, "image_min_pixels": 784, "video_fps": None}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **limits}))
+    request = as_request(messages=user(picture(data_uri(png(28, 28)))))
+    prepared = make_preprocessor(folder).prepare(request, (), "request-1")
+    assert [span.grid for span in prepared.engine.media] == [(1, 2, 2)]
