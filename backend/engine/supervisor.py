@@ -205,9 +205,11 @@ class Supervisor:
         """One life of the engine process, from its start to its end."""
         self._load_error, self._hang = None, ""
         self._last_heartbeat = time.monotonic()
-        ours, theirs = socket.socketpair()
-        self._process = self._spawn(theirs)
-        theirs.close()
+        try:
+            ours = self._spawn()
+        except OSError as error:  # no memory, no process or no descriptor left: this may pass
+            self._load_error = InternalError(f"the engine process cannot be made: {error}").info()
+            return
         self._connection = connection = Connection(ours)
         started = time.monotonic()
         try:
@@ -237,14 +239,23 @@ class Supervisor:
         finally:
             self._connection = None
             connection.close()
-            _reap(self._process)
+            if self._process is not None:
+                _reap(self._process)
 
-    def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603
-            self._command(theirs.fileno()),
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-        )
+    def _spawn(self) -> socket.socket:
+        """Our end of the new process's connection. Raises OSError when there can be none."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._process = subprocess.Popen(  # noqa: S603
+                    self._command(theirs.fileno()),
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                )
+            except OSError:
+                ours.close()
+                raise
+        return ours
 
     def _note_death(self) -> None:
         now = time.monotonic()

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import os
 import signal
 import sys
@@ -101,6 +102,28 @@ def test_a_first_load_that_fails_says_why_and_is_not_repeated(make, script):
 def test_a_child_that_dies_at_once_is_named_by_its_status(make, script):
     with pytest.raises(EngineUnavailableError, match="ended with status 7"):
         make(script("os._exit(7)\n")).start()
+
+
+def test_a_process_that_cannot_be_made_is_a_load_that_failed(make):
+    with pytest.raises(EngineUnavailableError, match=r"cannot be made: .* No such file"):
+        make(lambda descriptor: ["/nowhere/python3"]).start()
+
+
+def test_a_restart_that_the_system_refuses_is_tried_again(make, listener, until):
+    refusals = [OSError(errno.EAGAIN, "Resource temporarily unavailable")] * 2
+
+    def command(descriptor):
+        if listener.errors and refusals:
+            raise refusals.pop()
+        return engine_command(descriptor)
+
+    supervisor = make(command)
+    supervisor.start()
+    first = supervisor.pid
+    os.kill(first, signal.SIGKILL)
+    until(lambda: supervisor.is_ready and supervisor.pid != first)
+    assert supervisor.num_restarts == 3
+    assert "cannot be made" in listener.errors[-1].message
 
 
 def test_a_killed_engine_is_reported_and_started_again(make, listener, until, make_request, prompt):
