@@ -168,7 +168,7 @@ class EngineClient:
             self._streams[stream.key] = stream
         try:
             self._supervisor.send(Submit(request), pack_arrays(prompt_ids, positions))
-        except EngineUnavailableError:
+        except ErnieError:
             with self._lock:
                 if self._streams.pop(stream.key, None) is None:
                     return  # the engine died meanwhile: on_down has answered

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from backend.errors import ErrorInfo, InternalError
+from backend.errors import ErrorInfo, InternalError, RequestTooLargeError
 from backend.wire import EngineOutput, EngineRequest
 
 MAX_HEADER_BYTES = 64 * 2**20
@@ -111,8 +111,13 @@ class Connection:
         self._decoder: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
     def send(self, message: Message, blobs: Sequence[Blob] = ()) -> None:
-        """Raises ConnectionClosed."""
+        """Raises ConnectionClosed; RequestTooLargeError, with nothing sent, when the other end
+        would take the message for no frame."""
         header = self._encoder.encode(message)
+        if len(header) > MAX_HEADER_BYTES:
+            raise RequestTooLargeError(
+                f"the request has {len(header)} bytes, at most {MAX_HEADER_BYTES}"
+            )
         sizes = struct.pack(f"<{len(blobs)}Q", *(memoryview(blob).nbytes for blob in blobs))
         head = _PREFIX.pack(len(header), len(blobs)) + sizes + header
         try:

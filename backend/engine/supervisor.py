@@ -119,7 +119,8 @@ class Supervisor:
             raise EngineUnavailableError(self.last_failure)
 
     def send(self, message: Message, blobs: Sequence[Blob] = ()) -> None:
-        """Raises EngineUnavailableError when the engine is not there to take it."""
+        """Raises EngineUnavailableError when the engine is not there to take it, and
+        RequestTooLargeError."""
         connection = self._connection
         if self.state != "ready" or connection is None:
             raise self.unavailable()

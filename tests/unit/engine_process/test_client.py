@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from backend import shared_memory
+from backend.engine import protocol
 from backend.engine.client import EngineClient
 from backend.errors import EngineUnavailableError, ErrorInfo
 from backend.request import FinishReason
@@ -73,6 +74,18 @@ def test_a_key_in_use_is_refused_and_its_owner_goes_on(ask, make_request, prompt
     refused = ask(make_request("same"), prompt)
     assert refused.wait().error.param == "stream_key"
     assert owner.wait().finish_reason is FinishReason.LENGTH
+
+
+def test_a_request_too_large_for_the_engines_socket_fails_alone(
+    client, ask, make_request, prompt, monkeypatch
+):
+    other = ask(make_request("other", max_tokens=30), prompt)
+    monkeypatch.setattr(protocol, "MAX_HEADER_BYTES", 10_000)
+    refused = ask(make_request("large", text="x" * 10_000), prompt)
+    assert refused.wait().error.status == 413
+    assert other.wait().finish_reason is FinishReason.LENGTH
+    assert ask(make_request("large"), prompt).wait().finish_reason is FinishReason.LENGTH
+    assert client.stats()["open_streams"] == 0
 
 
 def test_overload_is_the_engines_word(ask, make_request, prompt):
