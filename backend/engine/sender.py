@@ -164,7 +164,7 @@ class Sender:
             stream.lease = self._slots.lease()
             output.credit = stream.lease.credit if stream.lease else None
         if stream.lease is not None:
-            self._slots.count_sent()
+            self._slots.count_sent(stream.lease)
         stream.last_sent_at = time.monotonic()
         self.num_outputs += 1
         self.num_responses += 1
@@ -183,13 +183,15 @@ class Sender:
     def _deliver_bundle(self, streams: list[Stream], outputs: list[EngineOutput]) -> None:
         """Send all as a response to the first."""
         carrier = streams[0]
-        num_leased = sum(stream.lease is not None for stream in streams)
-        self._slots.count_sent(num_leased)
+        leases = [stream.lease for stream in streams if stream.lease is not None]
+        for lease in leases:
+            self._slots.count_sent(lease)
         try:
             carrier.send(EngineOutput(carrier.key, -1, bundle=outputs))
         except Exception as error:
             log.warning("stream %s: cannot send: %s", carrier.key, error)
-            self._slots.count_sent(-num_leased)
+            for lease in leases:
+                self._slots.count_sent(lease, -1)
             carrier.is_lost = True
             self._on_lost(carrier)
             with self._condition:

@@ -51,8 +51,8 @@ def test_a_slot_rests_until_all_its_acknowledgements_arrived(slots, acknowledge)
 
 def test_outputs_on_their_way_are_counted_over_all_streams(slots, acknowledge):
     first, other = slots.lease(), slots.lease()
-    for _ in range(3):
-        slots.count_sent()
+    for lease in (first, other, other):
+        slots.count_sent(lease)
     assert slots.num_outstanding() == 3
     acknowledge(first)
     acknowledge(other)
@@ -60,16 +60,38 @@ def test_outputs_on_their_way_are_counted_over_all_streams(slots, acknowledge):
 
 
 def test_lost_acknowledgements_are_forgotten_after_a_while(slots, acknowledge, monkeypatch):
+    monkeypatch.setattr(credits, "RECOUNT_S", 60.0)
     first = slots.lease()
-    slots.count_sent()
-    slots.count_sent()
+    slots.count_sent(first, 2)
     assert slots.num_outstanding() == 2
     monkeypatch.setattr(credits, "LOST_S", 0.0)
     assert slots.num_outstanding() == 0
     monkeypatch.setattr(credits, "LOST_S", 60.0)
     acknowledge(first)  # one of them was only late
     assert slots.num_outstanding() == 0
-    slots.count_sent()
+    slots.count_sent(first)
+    assert slots.num_outstanding() == 1
+
+
+def test_what_one_stream_lost_is_forgotten_while_others_are_heard(slots, acknowledge, monkeypatch):
+    monkeypatch.setattr(credits, "LOST_S", 60.0)
+    monkeypatch.setattr(credits, "RECOUNT_S", 0.0)
+    unheard, other = slots.lease(), slots.lease()
+    slots.count_sent(unheard, 3)
+    slots.count_sent(other, 2)
+    acknowledge(other)
+    assert slots.num_outstanding() == 4
+    unheard.sent_at -= credits.OVERDUE_S
+    assert slots.num_outstanding() == 1
+    slots.count_sent(unheard)
+    assert slots.num_outstanding() == 2
+    acknowledge(unheard)  # one of its first three was only late
+    acknowledge(other)
+    assert slots.num_outstanding() == 0
+    slots.count_sent(unheard)
+    unheard.sent_at -= credits.OVERDUE_S
+    slots.release(unheard, 5)
+    slots.count_sent(other)
     assert slots.num_outstanding() == 1
 
 

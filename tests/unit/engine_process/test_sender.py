@@ -4,7 +4,7 @@ import pytest
 
 from backend.engine import credits
 from backend.engine import sender as sender_module
-from backend.engine.sender import MAX_UNACKNOWLEDGED, Sender
+from backend.engine.sender import MAX_UNACKNOWLEDGED, WINDOW, Sender
 from backend.engine.stream import Stream
 from backend.request import FinishReason
 from backend.shared_memory import CreditFile
@@ -114,6 +114,7 @@ def test_all_streams_together_have_a_bounded_number_on_their_way(
 ):
     monkeypatch.setattr(sender_module, "WINDOW", 6)
     monkeypatch.setattr(credits, "LOST_S", 60.0)
+    monkeypatch.setattr(credits, "OVERDUE_S", 60.0)
     streams = [make_stream(str(index), acknowledged=True) for index in range(6)]
     sender.push((stream, token(0)) for stream in streams)
     until(lambda: all(stream.responder.outputs for stream in streams))
@@ -129,6 +130,30 @@ def test_all_streams_together_have_a_bounded_number_on_their_way(
     until(lambda: sum(len(stream.responder.outputs) for stream in streams) == 7)
     file.close()
     assert streams[0].responder.outputs[-1].token_ids == [1, 2]
+
+
+def test_streams_nobody_acknowledges_do_not_hold_up_the_others(sender, make_stream, until):
+    """While new streams come, whose acknowledgements show that the postprocessor lives."""
+    unheard = [make_stream(f"unheard{index}", acknowledged=True) for index in range(WINDOW // 4)]
+    for value in range(MAX_UNACKNOWLEDGED):
+        sender.push((stream, token(value)) for stream in unheard)
+        until(lambda: all(s.pending is None and not s.is_queued for s in unheard))
+    until(lambda: all(len(s.responder.outputs) == MAX_UNACKNOWLEDGED for s in unheard))
+    file = CreditFile.open(unheard[0].lease.credit.name)
+    stream = make_stream("stream", acknowledged=True)
+    sender.push([(stream, token(0)), (stream, token(1))])
+    until(lambda: stream.responder.outputs)
+    file.bump(stream.lease.credit.slot)
+
+    def is_over():
+        new = make_stream("new", acknowledged=True)
+        sender.push([(new, token(0)), (stream, token(1))])
+        until(lambda: new.responder.outputs)
+        file.bump(new.lease.credit.slot)
+        return len(stream.responder.outputs) > 1
+
+    until(is_over)
+    file.close()
 
 
 def test_a_stream_nobody_acknowledges_goes_on_slowly(sender, make_stream, monkeypatch):
