@@ -49,9 +49,11 @@ class EngineClient:
         self._closing = threading.Event()
         self._supervisor = Supervisor(settings, self, command, min_backoff_s)
         self._sender = Sender(on_lost=self._stop_stream)
-        self._housekeeper = threading.Thread(
-            target=self._keep_house, name="engine-housekeeper", daemon=True
-        )
+        # Not one thread for both: telling a hung engine of a cancel may block until it is killed.
+        self._housekeepers = [
+            threading.Thread(target=self._keep_house, name="engine-housekeeper", daemon=True),
+            threading.Thread(target=self._watch, name="engine-watchdog", daemon=True),
+        ]
 
     def start(self) -> None:
         """Load the engine; raises EngineUnavailableError with its reason when it cannot."""
@@ -59,15 +61,17 @@ class EngineClient:
         if removed:
             log.info("removed %d stale files from shared memory", len(removed))
         self._supervisor.start()
-        self._housekeeper.start()
+        for thread in self._housekeepers:
+            thread.start()
 
     def close(self) -> None:
         """End every stream and the engine process."""
         self._closing.set()
         self._supervisor.stop()
         self.on_down(self._supervisor.unavailable())
-        if self._housekeeper.is_alive():
-            self._housekeeper.join()
+        for thread in self._housekeepers:
+            if thread.is_alive():
+                thread.join()
         self._sender.close()
 
     @property
@@ -237,12 +241,15 @@ class EngineClient:
         elif output.finish_reason is FinishReason.ABORT:
             self._count("requests_aborted")
 
-    # ---- the housekeeper's thread ---------------------------------------------------------------
+    # ---- the housekeepers' threads --------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while not self._closing.wait(CANCEL_POLL_S):
+            self._supervisor.check()
 
     def _keep_house(self) -> None:
         next_sweep = time.monotonic() + SWEEP_S
         while not self._closing.wait(CANCEL_POLL_S):
-            self._supervisor.check()
             self._stop_cancelled()
             if time.monotonic() > next_sweep:
                 next_sweep = time.monotonic() + SWEEP_S

@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -141,6 +142,27 @@ def test_a_cancelled_direct_client_is_seen_within_a_second(client, ask, make_req
     assert responder.wait().finish_reason is FinishReason.ABORT
     assert time.monotonic() - started < 1.0
     assert client.stats()["requests_aborted"] == 1
+
+
+def test_an_engine_that_reads_no_more_is_found_out_whoever_waits_to_tell_it_something(
+    make_client, make_responder, make_request, until
+):
+    client = make_client(hang_timeout_s=0.8)
+    first = client.stats()["engine_pid"]
+    os.kill(first, signal.SIGSTOP)
+    cancelled = make_responder()
+    client.submit(make_request("cancelled"), np.ones(8, np.int32), None, cancelled)
+    waiting = make_responder()
+    long_prompt = np.ones(2**20, np.int32)  # more than a socket holds
+    arguments = (make_request("waiting"), long_prompt, None, waiting)
+    submitter = threading.Thread(target=client.submit, args=arguments, daemon=True)
+    submitter.start()
+    until(lambda: client.stats()["open_streams"] == 2)
+    cancelled.cancelled = True
+    assert cancelled.wait().error.status == 503
+    assert waiting.wait().error.status == 503
+    submitter.join()
+    until(lambda: client.is_ready and client.stats()["engine_pid"] != first)
 
 
 def test_a_request_that_arrives_cancelled_never_reaches_the_engine(
