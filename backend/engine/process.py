@@ -19,7 +19,10 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from backend import shared_memory
 from backend.config.serving import EngineSettings
@@ -60,13 +63,21 @@ class Core(Protocol):
     def stats(self) -> dict[str, Any]: ...
 
 
+class _Received(NamedTuple):
+    """`pixels` of a Submit, or why there are none."""
+
+    message: Message
+    blobs: list[bytearray]
+    pixels: NDArray[np.uint8] | ErnieError | None
+
+
 class EngineLoop:
     """Moves messages between a connection and a core until the connection ends."""
 
     def __init__(self, core: Core, connection: Connection) -> None:
         self._core = core
         self._connection = connection
-        self._inbox: queue.SimpleQueue[tuple[Message, list[bytearray]] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Received | None] = queue.SimpleQueue()
         self._next_heartbeat = 0.0
         self._integrity_failures = 0
         self._num_steps = 0
@@ -89,12 +100,15 @@ class EngineLoop:
     def _read(self) -> None:
         try:
             while True:
-                self._inbox.put(self._connection.receive())
+                message, blobs = self._connection.receive()
+                pixels = _open_pixels(message) if isinstance(message, Submit) else None
+                self._inbox.put(_Received(message, blobs, pixels))
         except ConnectionClosed:
             pass
         except InternalError as error:
             log.error("connection to the stub: %s", error)
-        self._inbox.put(None)
+        finally:
+            self._inbox.put(None)
 
     def _take_messages(self) -> None:
         """Handle everything that arrived; when there is nothing to compute, wait for it."""
@@ -109,22 +123,22 @@ class EngineLoop:
         except queue.Empty:
             return
 
-    def _handle(self, item: tuple[Message, list[bytearray]] | None) -> None:
+    def _handle(self, item: _Received | None) -> None:
         if item is None:
             self._is_open = False
             return
-        message, blobs = item
+        message = item.message
         if isinstance(message, Submit):
-            self._submit(message.request, blobs)
+            self._submit(message.request, item)
         elif isinstance(message, StopStream):
             self._core.stop_stream(message.stream_key)
 
-    def _submit(self, request: EngineRequest, blobs: list[bytearray]) -> None:
+    def _submit(self, request: EngineRequest, item: _Received) -> None:
         try:
-            # The file is unlinked here, before anything can go wrong with the request.
-            pixels = shared_memory.read_pixels(request.pixels) if request.pixels else None
-            prompt_ids, positions = unpack_arrays(blobs)
-            self._core.add(request, prompt_ids, positions, pixels)
+            if isinstance(item.pixels, ErnieError):
+                raise item.pixels
+            prompt_ids, positions = unpack_arrays(item.blobs)
+            self._core.add(request, prompt_ids, positions, item.pixels)
         except ErnieError as error:
             refusal = EngineOutput(stream_key=request.stream_key, seq=0, error=error.info())
             self._connection.send(Outputs([refusal]))
@@ -157,6 +171,16 @@ class EngineLoop:
             "engine_steps": self._num_steps,
             "integrity_failures": self._integrity_failures,
         }
+
+
+def _open_pixels(submit: Submit) -> NDArray[np.uint8] | ErnieError | None:
+    """The request's pixels, whose file is unlinked. By the reader, for the file is swept after a
+    while, and the step that is being computed may take longer."""
+    handle = submit.request.pixels
+    try:
+        return shared_memory.read_pixels(handle) if handle else None
+    except ErnieError as error:
+        return error
 
 
 def settings_from(fields: dict[str, Any]) -> EngineSettings:

@@ -12,6 +12,7 @@ class FakeCore:
         self.integrity_checks = 0
         self.integrity_error = None
         self.step_error = None
+        self.before_step = lambda: None
 
     def add(self, request, prompt_ids, positions, pixels):
         if prompt_ids.size > 100:
@@ -29,6 +30,7 @@ class FakeCore:
         return bool(self.running)
 
     def step(self):
+        self.before_step()
         if self.step_error is not None:
             raise self.step_error
         outputs = []

@@ -103,6 +103,26 @@ def test_arrays_and_pixels_reach_the_core(engine, make_request, prompt, shared_m
     assert list(shared_memory_folder.iterdir()) == []
 
 
+def test_pixels_do_not_wait_in_their_file_for_the_end_of_a_step(
+    engine, make_request, prompt, shared_memory_folder, until
+):
+    is_begun, may_end = threading.Event(), threading.Event()
+
+    def before_step():
+        is_begun.set()
+        may_end.wait(20)
+
+    engine.core.before_step = before_step
+    engine.submit(make_request("first", max_tokens=1), prompt)
+    is_begun.wait(10)
+    pixels = np.full((4, 588), 9, np.uint8)
+    engine.submit(make_request(pixels=shared_memory.write_pixels(pixels)), prompt)
+    until(lambda: not list(shared_memory_folder.iterdir()))
+    may_end.set()
+    engine.collect("k")
+    assert np.array_equal(engine.core.received[1][3], pixels)
+
+
 def test_a_refused_request_gets_an_error_and_others_go_on(engine, make_request, prompt):
     engine.submit(make_request("long"), np.ones(101, np.int32))
     engine.submit(make_request("good"), prompt)
