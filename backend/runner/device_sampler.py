@@ -203,7 +203,9 @@ def _settings_of(state: SamplingState, seat: int) -> NDArray[Any]:
 
 
 def _biases_of(state: SamplingState) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Biases and bans: ids and what is added."""
+    """Biases and bans: ids and what is added. A forced token is none that they could change."""
+    if state.control is not None and state.control.forced_token() is not None:
+        return _NO_BIASES
     banned = banned_ids(state)
     if not banned and not state.params.logit_bias:
         return _NO_BIASES

@@ -6,7 +6,7 @@ import pytest
 from backend.errors import InternalError, InvalidRequestError
 from backend.request import MAX_BAD_WORDS, MAX_LOGIT_BIASES, SamplingParams
 from backend.runner.device_sampler import MAX_ROW_BIASES, DeviceSampler
-from backend.sampler import SamplingState
+from backend.sampler import SampledToken, SamplingState
 from backend.sampler.keys import seed_key
 from kernels.sampling import ROW
 from tests.unit.ops import numpy_kernels
@@ -122,6 +122,28 @@ def test_a_row_with_more_biases_than_it_may_have_fails_alone(sampler):
     assert isinstance(first, InvalidRequestError)
     assert f"change {MAX_ROW_BIASES + 1} logits" in first.message
     assert second.token_id == 8
+
+
+class _Forced:
+    may_run_ahead = False
+
+    def forced_token(self):
+        return 5
+
+    def admit(self, token_id):
+        return token_id
+
+
+@pytest.mark.parametrize(
+    "params", [{"bad_words": ((5,),)}, {"min_tokens": 1}, {"logit_bias": ((5, -100.0),)}]
+)
+def test_a_forced_token_comes_whatever_bans_it(sampler, params):
+    """Such as the newline behind `</think>` when bad_words has one."""
+    prompt = np.arange(3, dtype=np.int32)
+    params = SamplingParams(**params)
+    state = SamplingState(params, seed_key(0), prompt, [], stop_ids=(5,), control=_Forced())
+    [token] = _sample(sampler, [state], [0], np.eye(1, SIZE, 7, dtype=np.float32))
+    assert token == SampledToken(5)
 
 
 def test_a_seat_that_a_request_comes_back_to_counts_what_it_wrote_elsewhere(sampler):
