@@ -88,6 +88,8 @@ class Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._stats: dict[str, Any] = {}
         self._last_heartbeat = time.monotonic()
+        self._last_check = 0.0
+        self._watched_since = 0.0
         self._load_time_s = 1.0
         self._deaths: list[float] = []
         self._load_error: ErrorInfo | None = None
@@ -146,8 +148,16 @@ class Supervisor:
         )
 
     def check(self) -> None:
-        """Kill an engine whose main loop gave no sign of life for too long. Call now and then."""
-        silence_s = time.monotonic() - self._last_heartbeat
+        """Kill an engine whose main loop gave no sign of life for too long. Call now and then.
+
+        A time in which this was not called counts as none: a frozen container's engine was frozen
+        too, and its next heartbeat is on its way.
+        """
+        now = time.monotonic()
+        if now - self._last_check > self._settings.hang_timeout_s / 2:
+            self._watched_since = now
+        self._last_check = now
+        silence_s = now - max(self._last_heartbeat, self._watched_since)
         process = self._process
         if process is None or process.poll() is not None or self._connection is None:
             return

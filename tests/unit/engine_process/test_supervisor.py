@@ -166,6 +166,18 @@ def test_a_hanging_engine_is_killed_and_started_again(make, listener, until):
     until(lambda: supervisor.is_ready and supervisor.pid != first)
 
 
+def test_a_time_in_which_nobody_looked_is_no_hang(make, listener, until):
+    """As after the whole container was frozen: the watchdog may wake up before the engine."""
+    supervisor = make(hang_timeout_s=0.8)
+    supervisor.start()
+    os.kill(supervisor.pid, signal.SIGSTOP)
+    until(lambda: supervisor.stats()["heartbeat_age_s"] > 1.0)
+    supervisor.check()
+    os.kill(supervisor.pid, signal.SIGCONT)
+    until(lambda: supervisor.check() or supervisor.stats()["heartbeat_age_s"] < 0.5)
+    assert (supervisor.num_restarts, listener.errors) == (0, [])
+
+
 def test_a_slow_load_is_no_hang(make, script):
     body = (
         "connection.send(Heartbeat()); time.sleep(0.6)\n"
