@@ -10,6 +10,8 @@ from backend.errors import InvalidRequestError
 
 MAX_SEED = 2**63 - 1
 MAX_LOGPROBS = 20
+MAX_STOP_TOKEN_IDS = 512
+"""Of one request, the chat template's own included."""
 MAX_LOGIT_BIASES = 1024
 MAX_BAD_WORDS = 512
 MAX_BAD_WORD_TOKENS = 128
@@ -66,6 +68,7 @@ class SamplingParams(msgspec.Struct, frozen=True, omit_defaults=True):
         _check("max_tokens", self.max_tokens, 1, 2**31 - 1)
         _check("min_tokens", self.min_tokens, 0, 2**31 - 1)
         _check("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        _check_length("stop_token_ids", len(self.stop_token_ids), 0, MAX_STOP_TOKEN_IDS)
         _check_length("logit_bias", len(self.logit_bias), 0, MAX_LOGIT_BIASES)
         for token_id, bias in self.logit_bias:
             _check("logit_bias", token_id, 0, 2**31 - 1)

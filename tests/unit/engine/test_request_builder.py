@@ -3,8 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from backend import wire
 from backend.engine.request_builder import RequestBuilder
 from backend.errors import ContextLengthError, InvalidRequestError
+from backend.request import MAX_STOP_TOKEN_IDS
 from backend.sampler import seed_key
 from tests.unit.engine import fake_model as fake
 from tests.unit.engine.requests import Prompt, ids_of, make_request, picture
@@ -95,6 +97,14 @@ def test_positions_that_cannot_be_are_refused(positions, message):
 def test_stop_token_ids_outside_the_vocabulary_are_refused(token_id):
     with pytest.raises(InvalidRequestError, match=f"stop_token_ids has {token_id}"):
         build(stop_token_ids=(token_id,))
+
+
+def test_more_stop_token_ids_than_a_step_can_look_through_are_refused():
+    data = b'{"stream_key": "a", "sampling": {"stop_token_ids": [%s]}}'
+    allowed = wire.decode(data % b",".join([b"9"] * MAX_STOP_TOKEN_IDS), wire.EngineRequest)
+    assert build(request=allowed).sampling.stop_ids[:2] == (9, 9)
+    with pytest.raises(InvalidRequestError, match=r"stop_token_ids has 513 elements; .* to 512"):
+        wire.decode(data % b",".join([b"9"] * (MAX_STOP_TOKEN_IDS + 1)), wire.EngineRequest)
 
 
 def test_only_generate_with_a_stream_key_is_a_request():
