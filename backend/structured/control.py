@@ -73,7 +73,7 @@ class OutputControl:
             return error
         if matcher.is_accepting:
             allowed = allowed.copy()
-            allowed[self._ignored_ids] = False
+            allowed[[i for i in self._ignored_ids if i < len(allowed)]] = False
             allowed[[i for i in self._stop_ids if i < len(allowed)]] = True
         return allowed
 

@@ -109,6 +109,19 @@ def test_text_behind_the_tag_counts_for_the_grammar(structured, tokenizer):
     assert {tokenizer.id_to_bytes(token_id) for token_id in allowed} == {b"!"}
 
 
+def test_end_tokens_that_the_logits_do_not_cover_are_neither_banned_nor_allowed(
+    structured, tokenizer
+):
+    """As generation_config.json may name one that the tokenizer does not have."""
+    unknown = structured.num_token_ids + 5
+    for stop_ids, may_end in (((), False), ((EOS, unknown), True)):
+        control = OutputControl(stop_ids=stop_ids, eos_token_ids=(EOS, unknown))
+        control.attach(structured.compile(StructuredSpec("regex", "ab?")).result())
+        control.commit(tokenizer.encode_text("a")[-1])
+        structured.start_masks([control.take_maskless()])
+        assert bool(control.allowed()[EOS]) is may_end
+
+
 def test_the_answer_is_counted_from_behind_the_section():
     thinking = section(budget=9)
     control = OutputControl(thinking, response_max_tokens=2)
