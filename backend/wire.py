@@ -22,6 +22,8 @@ from backend.request import FinishReason, SamplingParams, Usage
 
 MEDIA_URL_PREFIX = "media:"
 """`media:3` as a part's URL means element 3 of the MEDIA input."""
+LOWEST_LOGPROB = -9999.0
+"""What OpenAI's API says of tokens that are too unlikely for a figure."""
 
 Kind = Literal["image", "video"]
 StructuredKind = Literal[
@@ -356,11 +358,18 @@ class EngineRequest(msgspec.Struct, omit_defaults=True):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
-    """Natural-log probability of a token; `top` holds the most likely (token id, logprob) pairs."""
+    """Natural-log probability of a token; `top` holds the most likely (token id, logprob) pairs.
+
+    Of a token without any, which a request can force: LOWEST_LOGPROB, as JSON has no infinity.
+    """
 
     token_id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.logprob < LOWEST_LOGPROB:
+            msgspec.structs.force_setattr(self, "logprob", LOWEST_LOGPROB)
 
 
 class Credit(msgspec.Struct, frozen=True):

@@ -1,3 +1,4 @@
+import math
 import socket
 import struct
 import threading
@@ -19,7 +20,7 @@ from backend.engine.protocol import (
 )
 from backend.errors import InternalError
 from backend.request import FinishReason
-from backend.wire import EngineOutput, EngineRequest, TokenLogprob
+from backend.wire import LOWEST_LOGPROB, EngineOutput, EngineRequest, TokenLogprob
 
 
 @pytest.fixture
@@ -68,6 +69,14 @@ def test_only_what_is_nothing_but_tokens_travels_as_such():
     message = Outputs.of_step([plain[0], *others, plain[1]])
     assert message.tokens == {"a": [1], "b": [2, 3]}
     assert message.outputs == others
+
+
+def test_a_forced_token_of_no_probability_at_all_arrives(pair):
+    left, right = pair
+    logprob = TokenLogprob(5, -math.inf, ((6, -0.25),))
+    left.send(Outputs([EngineOutput("a", 0, token_ids=[5], logprobs=[logprob])]))
+    message, _ = right.receive()
+    assert message.outputs[0].logprobs == [TokenLogprob(5, LOWEST_LOGPROB, ((6, -0.25),))]
 
 
 @pytest.mark.parametrize("num_tokens", [1, 100_000])
