@@ -14,6 +14,8 @@ from backend.wire import Credit
 
 NUM_SLOTS = 4096
 MAX_REST_S = 60.0
+MAX_LOOKS = 4
+"""At slots that rest, for each slot asked for: none that has to rest long keeps others back."""
 LOST_S = 0.1
 """Outputs that nobody acknowledged while nothing else was acknowledged either for so long are
 lost: their postprocessor died, or Triton dropped their cancelled request."""
@@ -107,10 +109,10 @@ class CreditSlots:
 
     def _wake(self) -> None:
         now = time.monotonic()
-        while self._resting:
-            lease, num_sent, released_at = self._resting[0]
+        for _ in range(min(len(self._resting), MAX_LOOKS)):
+            lease, num_sent, released_at = rest = self._resting.popleft()
             # A postprocessor that died acknowledges no more; its slots come back after a while.
             if lease.num_acknowledged() < num_sent and now - released_at < MAX_REST_S:
-                return
-            self._resting.popleft()
-            self._free.append(lease.credit.slot)
+                self._resting.append(rest)
+            else:
+                self._free.append(lease.credit.slot)

@@ -49,6 +49,17 @@ def test_a_slot_rests_until_all_its_acknowledgements_arrived(slots, acknowledge)
     assert other.num_acknowledged() == 0
 
 
+def test_a_slot_that_rests_long_keeps_no_other_from_use(slots, acknowledge):
+    lost, heard = slots.lease(), slots.lease()
+    slots.release(lost, 1)
+    slots.release(heard, 1)
+    acknowledge(heard)
+    assert slots.lease().credit == heard.credit
+    assert slots.lease() is None
+    acknowledge(lost)
+    assert slots.lease().credit == lost.credit
+
+
 def test_outputs_on_their_way_are_counted_over_all_streams(slots, acknowledge):
     first, other = slots.lease(), slots.lease()
     for lease in (first, other, other):
