@@ -13,6 +13,7 @@ Decoding raises InvalidRequestError that names the field.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -368,7 +369,7 @@ class TokenLogprob(msgspec.Struct, frozen=True):
     top: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.logprob < LOWEST_LOGPROB:
+        if self.logprob == -math.inf:
             msgspec.structs.force_setattr(self, "logprob", LOWEST_LOGPROB)
 
 
