@@ -178,30 +178,30 @@ class Run:
         until = time.time() + self._options.seconds
         lanes = self.gpus * self._options.jobs
         with ThreadPoolExecutor(len(lanes)) as pool:
-            list(pool.map(lambda gpu: self._run_slices(tool, gpu, until), lanes))
+            list(pool.map(lambda gpu: self._run_slices(tool, gpu, tool, until), lanes))
         if self.failed(tool):
             self._run_again(tool, time.time() + self._options.seconds)
 
-    def _run_slices(self, tool: str, gpu: str, until: float) -> None:
-        """One process after another, until no test is left."""
-        while time.time() < until and not self._all_claimed(tool):
-            worker = self._start(tool, gpu, tool, until)
+    def _run_slices(self, tool: str, gpu: str, claims: str, until: float) -> None:
+        """One process after another, until no test of `claims` is left."""
+        while time.time() < until and not self._all_claimed(tool, claims):
+            worker = self._start(tool, gpu, claims, until)
             worker.wait(until + self._options.grace)
             if not worker.begun():  # it could not
                 return
 
-    def _all_claimed(self, tool: str) -> bool:
-        tests = self.collected(tool)
-        return bool(tests) and all((self.out / tool / str(i)).exists() for i in range(len(tests)))
+    def _all_claimed(self, tool: str, claims: str) -> bool:
+        count, folder = len(self.collected(tool)), self.out / claims
+        return count > 0 and all((folder / str(number)).exists() for number in range(count))
 
     def _run_again(self, tool: str, until: float) -> None:
-        """A process that runs the tests that failed, as all others are claimed."""
+        """Processes that run the tests that failed, as all others are claimed."""
         claims, failed = f"{tool}-again", self.failed(tool)
         (self.out / claims).mkdir()
         for number, test in enumerate(self.collected(tool)):
             if test not in failed:
                 (self.out / claims / str(number)).touch()
-        self._start(tool, self.gpus[0], claims, until).wait(until + self._options.grace)
+        self._run_slices(tool, self.gpus[0], claims, until)
 
     def _start(self, tool: str, gpu: str, claims: str, until: float) -> Worker:
         """A process on `gpu` that shares the tests with those of the same `claims`."""

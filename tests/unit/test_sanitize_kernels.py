@@ -74,19 +74,21 @@ def test_what_the_sanitizer_finds_fails_the_run(run):
     assert lines[0].startswith("racecheck: 3 found, 9 of 9 tests checked")
 
 
-def test_a_test_that_fails_is_run_again_alone(run):
-    status, lines = run("""
+def test_tests_that_fail_are_run_again_alone(run):
+    body = """
 def test_first():
     pass
 
-def test_second():
-    before = os.path.dirname(__file__) + "/before"
+@pytest.mark.parametrize("number", range(2))
+def test_others(number):
+    before = f"{os.path.dirname(__file__)}/before{number}"
     if not os.path.exists(before):
         open(before, "w").close()
         raise AssertionError
-""")
+"""
+    status, lines = run(body, "--jobs", "1", "--slice", "0")
     assert status == 0
-    assert lines[0].startswith("racecheck: 0 found, 2 of 2 tests checked, 0 failed")
+    assert lines[0].startswith("racecheck: 0 found, 3 of 3 tests checked, 0 failed")
 
 
 def test_a_test_that_always_fails_is_named(run):
